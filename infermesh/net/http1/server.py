@@ -1,0 +1,461 @@
+"""The serving side of one HTTP/1.1 connection: whole requests in, responses out, one at a time.
+
+A request arrives with its whole body, so that what is behind it can be sent twice (retry, hedge) and framed anew.
+`answer` is a plain call: it answers at once, or sets `work` and leaves the rest to callbacks of the reactor, or
+returns a coroutine function for what must be waited for, which the connection's one task then runs. So a request
+whose way is free costs no task switch, and everything that waits does so in a trio task, under its scope.
+
+Requests that follow on the same connection wait, bounded, until the one before is answered: pipelining is safe, and
+responses cannot cross. What is malformed, oversized or slow is answered by the bytes that `refuse` gives, and the
+connection ends. A client that closes, or closes its sending half, is gone: its `work` is told at once and the scope
+of its task is cancelled (docs/decisions/0003).
+
+Duties of the caller: one task per connection that runs `serve`; each request is ended by `respond`, a
+`StreamedResponse`, or bytes written by a relay followed by `finish`.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, assert_never
+
+import msgspec
+import outcome
+import trio
+
+from infermesh.net.connection import Connection, ConnectionLost
+from infermesh.net.reactor import HALF_CLOSED, READ, Reactor
+from infermesh.net.timers import Timers
+from wire.errors import RemoteProtocolError
+from wire.http1 import (
+    AmbiguousFraming,
+    Field,
+    RequestHead,
+    body_of,
+    encode_response_head,
+    head_end,
+    parse_request_head,
+)
+from wire.http1.framing import Body, ChunkedBody
+
+REASONS: Final = {
+    200: b"OK",
+    400: b"Bad Request",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    415: b"Unsupported Media Type",
+    417: b"Expectation Failed",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    505: b"HTTP Version Not Supported",
+}
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LINGER_S: Final = 2.0
+_LINGER_BYTES_MAX: Final = 1 << 20
+# One whole further request head fits; a body behind it waits in the kernel.
+_PIPELINED_BYTES_MAX: Final = 65_536
+_REQUESTS_PER_TURN: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """What one client connection may take. Times in seconds, from the config section of its listener."""
+
+    body_bytes_max: int = 16 << 20
+    head_timeout_s: float = 10.0  # From a head's first byte to its last: a slow head cannot extend it.
+    body_timeout_s: float = 30.0  # For a body of no size; each byte received extends it by `1 / body_rate_min`.
+    body_rate_min: float = 16_384.0  # Bytes per second below which a body is too slow.
+    idle_timeout_s: float = 75.0  # Between requests.
+    send_timeout_s: float = 30.0  # Without one byte of output taken by the client.
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a request never reached its task. `reason` is the label it is counted under."""
+
+    status: int
+    reason: str
+    message: str
+
+
+class Request(msgspec.Struct):
+    head: RequestHead
+    body: bytes
+    received_at: float  # Monotonic seconds when the whole request was there.
+
+
+class Work(Protocol):
+    """What a connection is busy with; told at once when the connection is gone, so that it stops."""
+
+    def on_connection_lost(self) -> None: ...
+
+
+SlowCall = Callable[[], Awaitable[None]]
+Answer = Callable[["ServerConnection", Request], "SlowCall | None"]
+
+
+class _State(enum.IntEnum):
+    HEAD = 0  # Waiting for a head, or for the rest of one.
+    BODY = 1
+    BUSY = 2  # A request is with its task.
+    LINGER = 3  # Answered for the last time; what still comes is thrown away until the client has read it.
+
+
+class ServerConnection(Connection):
+    __slots__ = (
+        "_advancing",
+        "_answer",
+        "_body",
+        "_body_bytes",
+        "_body_parts",
+        "_body_since",
+        "_buffer",
+        "_calls",
+        "_head",
+        "_head_begun",
+        "_limits",
+        "_refuse",
+        "_sent_mark",
+        "_state",
+        "http_minor",
+        "keep_alive",
+        "requests",
+        "scope",
+        "work",
+    )
+    watch = READ | HALF_CLOSED
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        reactor: Reactor,
+        timers: Timers,
+        limits: ServerLimits,
+        *,
+        answer: Answer,
+        refuse: Callable[[Refusal], bytes],
+    ) -> None:
+        self._limits = limits
+        self._answer = answer
+        self._refuse = refuse
+        self._calls: deque[SlowCall] = deque()
+        self._advancing = False
+        self.work: Work | None = None
+        self._state = _State.HEAD
+        self._buffer = b""
+        self._head: RequestHead | None = None
+        self._body: Body | None = None
+        self._body_parts: list[bytes] = []
+        self._body_bytes = 0
+        self._body_since = 0.0
+        self._head_begun = False
+        self._sent_mark = 0
+        self.keep_alive = True
+        self.http_minor = 1
+        self.requests = 0
+        self.scope = trio.CancelScope()
+        super().__init__(sock, reactor, timers)
+        timers.arm(self, trio.current_time() + limits.idle_timeout_s)
+
+    # --- the task ---
+
+    async def serve(self) -> None:
+        """Run what `hand_over` gives, until the connection is closed. Raises ConnectionLost then.
+
+        After a last answer the connection waits for the client to have read it, so a task lives as long as its
+        socket.
+        """
+        while True:
+            while self._calls:
+                await self._calls.popleft()()
+            if self.closed:
+                raise ConnectionLost("closed")
+            await self.park()
+
+    def hand_over(self, call: SlowCall) -> None:
+        """Have the connection's task run `call`: something must be waited for."""
+        self._calls.append(call)
+        self.wake(outcome.Value(None))
+
+    # --- answering ---
+
+    def respond(self, status: int, fields: Sequence[Field], body: bytes = b"", *, method: bytes = b"GET") -> None:
+        """A whole response with its length; then `finish`."""
+        whole = [*fields, (b"content-length", b"%d" % len(body))]
+        if not self.keep_alive:
+            whole.append((b"connection", b"close"))
+        head = encode_response_head(status, REASONS.get(status, b""), whole)
+        self.write(head if method == b"HEAD" else head + body)
+        self.finish()
+
+    def finish(self) -> None:
+        """The response is complete: ready for the next request, or the end of the connection."""
+        self.work = None
+        if self.closed:
+            return
+        if not self.keep_alive:
+            self._linger()
+            return
+        self._state = _State.HEAD
+        self.timers.arm(self, trio.current_time() + self._limits.idle_timeout_s)
+        self.resume()
+        if self._buffer and not self._advancing:
+            self._advance()
+
+    # --- reading ---
+
+    def on_bytes(self, data: bytes) -> None:
+        if self._state is _State.LINGER:
+            if self.bytes_in > _LINGER_BYTES_MAX:
+                self.abort()
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._state is _State.BUSY:
+            if len(self._buffer) > _PIPELINED_BYTES_MAX:
+                self.pause()
+            return
+        self._advance()
+
+    def on_eof(self) -> None:
+        if self._state is _State.LINGER:
+            self.abort()
+            return
+        if self._state is _State.BODY or (self._state is _State.HEAD and self._buffer):
+            # Nobody is left to read an answer; it is counted all the same.
+            self._refuse(Refusal(400, "truncated", "the client closed inside its request"))
+        self.lose("closed by the client")
+
+    def on_lost(self, error: ConnectionLost) -> None:
+        self.scope.cancel()
+
+    def abort(self, error: ConnectionLost | None = None) -> None:
+        if not self.closed:
+            super().abort(error)
+            self._buffer = b""
+            self._body_parts = []
+            self._calls.clear()
+            work, self.work = self.work, None
+            if work is not None:
+                work.on_connection_lost()
+
+    def _advance(self) -> None:
+        """Read requests out of the buffer until one is under way, or nothing whole is left."""
+        self._advancing = True
+        try:
+            for _ in range(_REQUESTS_PER_TURN):
+                if self._state is _State.HEAD and not (self._buffer and self._read_head()):
+                    return
+                if self._state is _State.BODY:
+                    self._read_body()
+                if self._state is not _State.HEAD:
+                    return
+            # A client that pipelines cheap requests must not hold up everybody else.
+            self.hand_over(self._advance_later)
+        except RemoteProtocolError as error:
+            self.refuse(Refusal(error.status_hint, _reason_of(error), str(error)))
+        finally:
+            self._advancing = False
+
+    async def _advance_later(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._state is _State.HEAD and not self.closed:
+            self._advance()
+
+    def _read_head(self) -> bool:
+        buffer = self._buffer
+        start = 0
+        while buffer.startswith(b"\r\n", start) and start < 4:
+            start += 2  # RFC 9112 section 2.2: an empty line before a request is ignored; two are enough.
+        end = head_end(buffer, start)
+        if end < 0:
+            if not self._head_begun and len(buffer) > start:
+                self._head_begun = True
+                self.timers.arm(self, trio.current_time() + self._limits.head_timeout_s)
+            return False
+        head = parse_request_head(buffer[start:end])
+        if head.expect and head.expect.lower() != b"100-continue":
+            self.refuse(Refusal(417, "expectation", f"cannot meet the expectation {head.expect[:80]!r}"))
+            return False
+        limit = self._limits.body_bytes_max
+        if head.framing > limit:
+            self.refuse(Refusal(413, "body_oversized", f"body of {head.framing} bytes; at most {limit} are taken"))
+            return False
+        self._buffer = buffer[end:]
+        self._head = head
+        self._body = body_of(head.framing, keep_payload=True)
+        self._body_parts = []
+        self._body_bytes = 0
+        self._body_since = trio.current_time()
+        self._state = _State.BODY
+        if head.expect and head.minor and not self._buffer and not self._body.done:
+            self.write(_CONTINUE)
+        if not self._body.done:
+            self.timers.arm(self, self._body_since + self._limits.body_timeout_s)
+        return True
+
+    def _read_body(self) -> None:
+        body, head = self._body, self._head
+        assert body is not None
+        assert head is not None
+        buffer = self._buffer
+        taken = body.feed(buffer)
+        self._body_bytes += taken
+        if self._body_bytes > self._limits.body_bytes_max + _PIPELINED_BYTES_MAX:
+            raise RemoteProtocolError(f"body of more than {self._limits.body_bytes_max} bytes", status_hint=413)
+        if isinstance(body, ChunkedBody):
+            self._buffer = buffer[taken:]
+        elif taken == len(buffer):
+            self._body_parts.append(buffer)
+            self._buffer = b""
+        else:
+            self._body_parts.append(buffer[:taken])
+            self._buffer = buffer[taken:]
+        if body.done:
+            self._deliver(head, b"".join(self._payload(body)))
+
+    def _payload(self, body: Body) -> list[bytes]:
+        if isinstance(body, ChunkedBody):
+            assert body.payload is not None
+            return body.payload
+        return self._body_parts
+
+    def _deliver(self, head: RequestHead, body: bytes) -> None:
+        if len(body) > self._limits.body_bytes_max:
+            raise RemoteProtocolError(f"body of more than {self._limits.body_bytes_max} bytes", status_hint=413)
+        self._head = self._body = None
+        self._body_parts = []
+        self._head_begun = False
+        self._state = _State.BUSY
+        self.keep_alive = head.keep_alive and head.minor == 1
+        self.http_minor = head.minor
+        self.requests += 1
+        self.deadline = math.inf
+        call = self._answer(self, Request(head, body, trio.current_time()))
+        if call is not None:
+            self.hand_over(call)
+
+    # --- refusing and ending ---
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer by `refuse`'s bytes and end the connection, letting the client read the answer first."""
+        self._buffer = b""
+        self._body_parts = []
+        self.keep_alive = False
+        self.write(self._refuse(refusal))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closing with unread input makes the kernel reset the connection, which can eat the answer."""
+        if self.closed:
+            return
+        self._state = _State.LINGER
+        self._buffer = b""
+        self.bytes_in = 0
+        self.resume()
+        self.timers.arm(self, trio.current_time() + _LINGER_S)
+        if self.backlog_len == 0:
+            self.on_flushed()
+
+    def on_flushed(self) -> None:
+        if self._state is _State.LINGER:
+            try:
+                if self.tls is not None and self.tls.ready:
+                    self._write_raw(self.tls.close_notify())
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                self.abort()  # The client went first.
+        elif self._state is _State.BUSY:
+            self.deadline = math.inf
+
+    def on_backlog(self) -> None:
+        self._sent_mark = self.bytes_out
+        self.timers.arm(self, trio.current_time() + self._limits.send_timeout_s)
+
+    def on_deadline(self, now: float) -> None:
+        limits = self._limits
+        match self._state:
+            case _State.LINGER:
+                self.abort()
+            case _State.BUSY:
+                if self.backlog_len == 0:
+                    return
+                if self.bytes_out == self._sent_mark:
+                    self._refuse(Refusal(408, "send_timed_out", "the client takes no output"))
+                    self.lose(f"took no output for {limits.send_timeout_s} s (send_timeout_s)")
+                    return
+                self._sent_mark = self.bytes_out
+                self.timers.arm(self, now + limits.send_timeout_s)
+            case _State.BODY:
+                allowed = self._body_since + limits.body_timeout_s + self._body_bytes / limits.body_rate_min
+                if now < allowed:
+                    self.timers.arm(self, allowed)
+                    return
+                self.refuse(Refusal(408, "body_timed_out", "the request's body came too slowly (body_timeout_s)"))
+            case _State.HEAD:
+                if self._buffer:
+                    text = f"the request's head was not complete after {limits.head_timeout_s} s (head_timeout_s)"
+                    self.refuse(Refusal(408, "head_timed_out", text))
+                else:
+                    self.close()
+            case _:
+                assert_never(self._state)
+
+
+def _reason_of(error: RemoteProtocolError) -> str:
+    if isinstance(error, AmbiguousFraming):
+        return "smuggling"
+    match error.status_hint:
+        case 413:
+            return "body_oversized"
+        case 414 | 431:
+            return "head_oversized"
+        case _:
+            return "malformed"
+
+
+class StreamedResponse:
+    """A response in pieces for slow paths: each call waits for back-pressure. Chunked, unless a length is given."""
+
+    __slots__ = ("_chunked", "_connection", "finished")
+
+    def __init__(self, connection: ServerConnection) -> None:
+        self._connection = connection
+        self._chunked = True
+        self.finished = False
+
+    async def start(self, status: int, headers: Sequence[Field]) -> None:
+        fields = list(headers)
+        self._chunked = all(name != b"content-length" for name, _ in fields)
+        if self._chunked:
+            fields.append((b"transfer-encoding", b"chunked"))
+        self._connection.write(encode_response_head(status, REASONS.get(status, b""), fields))
+        await trio.lowlevel.checkpoint()
+
+    async def write(self, data: bytes) -> None:
+        """Raises ConnectionLost when the peer is gone."""
+        if self._connection.closed:
+            raise ConnectionLost("closed by the client")
+        if data:
+            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        await trio.lowlevel.checkpoint()
+        await self._connection.drain()
+
+    async def finish(self) -> None:
+        if self._chunked:
+            self._connection.write(b"0\r\n\r\n")
+        self.finished = True
+        self._connection.finish()
+        await trio.lowlevel.checkpoint()

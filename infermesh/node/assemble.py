@@ -1,0 +1,364 @@
+"""Put a node together: the only place where parts meet that do not know each other.
+
+Reading order: `Node.__init__` makes the parts in the order of their dependence, `run` starts their tasks in one
+nursery, `stop` ends them in good order: no new connection, then what runs may finish, then everything is closed.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import trio
+
+from infermesh import __version__
+from infermesh.core.fusion import FusionConfig
+from infermesh.core.kernel import Kernel, KernelConfig, KernelEvent
+from infermesh.core.model.names import NodeId
+from infermesh.core.model.nodes import NodeRecord, NodeState
+from infermesh.core.model.state import GpuState, ModelState
+from infermesh.core.model.targets import RoutingView
+from infermesh.core.routing.admission import Admission
+from infermesh.core.routing.budget import HedgeBudget, RetryBudget
+from infermesh.core.routing.router import Router
+from infermesh.net.http1 import Request, ServerConnection, ServerLimits, SlowCall, StreamedResponse
+from infermesh.net.listener import Listener, listen
+from infermesh.net.pool import PoolLimits
+from infermesh.net.reactor import Reactor
+from infermesh.net.timers import Timers
+from infermesh.net.tls import TlsEpoch
+from infermesh.node.admin_sources import NodeSources
+from infermesh.node.config import NodeConfig
+from infermesh.node.config_cores import admission_config, routing_config
+from infermesh.node.identity import Identity
+from infermesh.node.peer_reports import PeerReports
+from infermesh.node.runtimes import Runtimes
+from infermesh.node.telemetry import Telemetry
+from infermesh.planes.control.admin_server import serve_admin
+from infermesh.planes.control.loop import ControlLoop, NodeHeard
+from infermesh.planes.data.busy import Busy
+from infermesh.planes.data.errors import error_body
+from infermesh.planes.data.frontend import Frontend
+from infermesh.planes.data.gate import Gate
+from infermesh.planes.data.identity import RequestNames
+from infermesh.planes.data.local import LocalPlane
+from infermesh.planes.data.pools import Pools
+from infermesh.planes.data.ports import ClientPort, MeshPort, answer_no_runtime
+from infermesh.planes.data.router_host import RouterHost
+from infermesh.planes.signal.liveness import LivenessTiming
+from infermesh.planes.signal.mesh_dialer import DialTiming, MeshDialer
+from infermesh.planes.signal.publisher import PING_PATH, SUBSCRIBE_PATH, Publisher, PublisherConfig
+from infermesh.planes.signal.subscriber import SubscriberConfig, run_subscriber
+from wire.http1 import encode_response_head
+
+# Streams that run when the node is told to stop may go on for so long.
+STOP_GRACE_S: Final = 30.0
+_TURNED_AWAY_BODY: Final = error_body(503, "too_many_connections", "this port has as many connections as it may")
+_TURNED_AWAY: Final = (
+    encode_response_head(
+        503,
+        b"Service Unavailable",
+        [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(_TURNED_AWAY_BODY)),
+            (b"retry-after", b"1"),
+            (b"connection", b"close"),
+        ],
+    )
+    + _TURNED_AWAY_BODY
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddresses:
+    """Where a running node really listens; None for ports that its roles do not open."""
+
+    client: tuple[str, int] | None
+    mesh: tuple[str, int] | None
+    admin: tuple[str, int]
+
+
+class Node:
+    """One meshd. `identity` None: a router without peers needs none."""
+
+    def __init__(self, config: NodeConfig, identity: Identity | None, rng: random.Random) -> None:
+        self._config = config
+        self._rng = rng
+        self._me: NodeId = config.node.id
+        self._epoch = TlsEpoch(identity) if identity is not None else None
+        self._stopping = trio.Event()
+        self._busy = Busy()
+        self.telemetry = Telemetry(config, __version__, rng)
+        self._log = self.telemetry.log
+        self._reactor = Reactor(on_crash=self._report_crash)
+        self._timers = Timers(on_crash=self._report_crash)
+        self._pools = Pools(self._reactor, self._timers, _pool_limits(config), self._tls if identity else None)
+        self._control = ControlLoop(
+            Kernel(_kernel_config(config), self._me, _records(config, trio.current_time())),
+            publish=self._publish,
+            report=self._report_event,
+        )
+        self._publisher = Publisher(self._log, PublisherConfig(heartbeat_s=config.membership.heartbeat_s))
+        self._runtimes = Runtimes(
+            config,
+            self._pools,
+            report=self._on_own_state,
+            report_gpu=self._on_own_gpu,
+            rng=rng,
+            log=self._log,
+        )
+        names = RequestNames(rng, config.tracing.sample_ratio)
+        self.router = Router(routing_config(config), rng)
+        self.frontend = self._make_frontend(names) if config.routes else None
+        self._local = self._make_local(names) if config.fronts_runtimes else None
+        self.sources = NodeSources(
+            config, self._control, self.telemetry, self.router, pools=self._pools, reactor=self._reactor
+        )
+
+    # --- running ---
+
+    async def run(self, *, task_status: trio.TaskStatus[NodeAddresses] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop` or cancellation. Raises ListenFailed before anything is served."""
+        config = self._config
+        client = self._client_listener() if self.frontend is not None else None
+        mesh = self._mesh_listener() if self._epoch is not None else None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._reactor.run)
+            nursery.start_soon(self._timers.run)
+            nursery.start_soon(self.telemetry.run)
+            nursery.start_soon(self._control.run)
+            self._control.post(NodeHeard(self._me, NodeState.ALIVE, "this node", 0.0))
+            if config.fronts_runtimes:
+                await nursery.start(self._runtimes.run)
+            if config.routes:
+                for peer in config.peers:
+                    nursery.start_soon(self._follow, NodeId(peer.id))
+            admin = await nursery.start(partial(serve_admin, config.admin.listen, self.sources, self.telemetry.log))
+            addresses = NodeAddresses(client.address if client else None, mesh.address if mesh else None, admin)
+            named = {ClientPort.name: client, MeshPort.name: mesh}
+            self.sources.listeners = {name: listener for name, listener in named.items() if listener is not None}
+            listeners = list(self.sources.listeners.values())
+            async with trio.open_nursery() as ports:
+                for listener in listeners:
+                    ports.start_soon(listener.run)
+                self._say_started(addresses)
+                task_status.started(addresses)
+                await self._stopping.wait()
+                await self._drain(listeners)
+                ports.cancel_scope.cancel()
+            self._pools.close()
+            self._log.info("node_stopped")
+            nursery.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """End in good order: what runs may finish within `STOP_GRACE_S`."""
+        self._stopping.set()
+
+    async def _drain(self, listeners: list[Listener]) -> None:
+        self._log.info("node_stopping", grace_s=STOP_GRACE_S, in_flight=self._busy.requests)
+        self._busy.stopping = True
+        self.sources.stopping = True
+        for listener in listeners:
+            listener.close()
+        with trio.move_on_after(STOP_GRACE_S):
+            await self._busy.wait_idle()
+
+    async def _follow(self, peer: NodeId) -> None:
+        record = self._control.view.nodes[peer]
+        membership = self._config.membership
+        dial = DialTiming(dial_deadline_s=self._config.upstream.connect_timeout_s)
+        config = SubscriberConfig(
+            timing=LivenessTiming(suspect_after_s=membership.suspect_after_s, dead_after_s=membership.dead_after_s)
+        )
+        dialer = MeshDialer(record, self._tls, timing=dial)
+        reports = PeerReports(self._control.post, self.telemetry.metrics)
+        await run_subscriber(peer, dialer, reports, self._log, rng=self._rng, config=config)
+
+    # --- parts ---
+
+    def _make_frontend(self, names: RequestNames) -> Frontend:
+        config = self._config
+        host = RouterHost(
+            self.router,
+            self.telemetry.ledger,
+            self._pools,
+            self._timers,
+            hedges=HedgeBudget(config.hedging.budget),
+            retries=RetryBudget(config.retry.budget),
+            pseudonym=self._me,
+            post=self._control.post,
+        )
+        return Frontend(
+            host,
+            Gate(Admission(admission_config(config), self._rng), self._timers),
+            names=names,
+            limits=config.upstream,
+            busy=self._busy,
+            attempts_max=config.retry.attempts_max,
+            slo_s=config.routing.ttft_slo_ms / 1e3,
+        )
+
+    def _make_local(self, names: RequestNames) -> LocalPlane:
+        return LocalPlane(
+            self._me,
+            self._pools,
+            self._timers,
+            metrics=self.telemetry.metrics,
+            names=names,
+            limits=self._config.upstream,
+            busy=self._busy,
+            latest=self._runtimes.latest,
+        )
+
+    def _client_listener(self) -> Listener:
+        section = self._config.client
+        assert self.frontend is not None
+        port = ClientPort(
+            self._reactor,
+            self._timers,
+            _server_limits(self._config),
+            self.frontend.answer,
+            metrics=self.telemetry.metrics,
+            log=self._log,
+        )
+        sock = listen(section.listen.host, section.listen.port)
+        return Listener(
+            sock,
+            port.serve,
+            connections_max=section.connections_max,
+            turned_away=_TURNED_AWAY,
+            on_turned_away=partial(self._count_turned_away, port.name),
+        )
+
+    def _mesh_listener(self) -> Listener:
+        section = self._config.mesh
+        port = MeshPort(
+            self._reactor,
+            self._timers,
+            _server_limits(self._config),
+            epoch=self._tls,
+            handshake_timeout_s=section.handshake_timeout_s,
+            answers={PING_PATH.encode(): _answer_ping, SUBSCRIBE_PATH.encode(): self._answer_subscribe},
+            otherwise=self._local.answer if self._local is not None else answer_no_runtime,
+            metrics=self.telemetry.metrics,
+            log=self._log,
+        )
+        sock = listen(section.listen.host, section.listen.port)
+        return Listener(
+            sock,
+            port.serve,
+            connections_max=section.connections_max,
+            turned_away=b"",
+            on_turned_away=partial(self._count_turned_away, port.name),
+        )
+
+    def _answer_subscribe(self, connection: ServerConnection, request: Request) -> SlowCall:
+        async def stream() -> None:
+            response = StreamedResponse(connection)
+            await self._publisher.serve(response)
+            if not response.finished:
+                connection.abort()  # Cut off: a clean end would say that the stream was whole.
+
+        return stream
+
+    # --- what parts say to each other ---
+
+    def _tls(self) -> TlsEpoch:
+        assert self._epoch is not None
+        return self._epoch
+
+    def _on_own_state(self, state: ModelState) -> None:
+        self._publisher.report(state)
+        self._control.post(state)
+
+    def _on_own_gpu(self, state: GpuState) -> None:
+        self._publisher.report_gpu(state)
+        self._control.post(state)
+
+    def _publish(self, view: RoutingView) -> None:
+        if self.frontend is not None:
+            self.frontend.install(view)
+
+    def _report_event(self, event: KernelEvent) -> None:
+        fields = {name: getattr(event, name) for name in event.__struct_fields__ if name != "at"}
+        if "node" in fields:
+            fields["peer"] = fields.pop("node")
+        self._log.info(event.name, **fields)
+        self.sources.count_event(event)
+
+    def _report_crash(self, error: Exception) -> None:
+        self._log.error("connection_crashed", exc_info=error)
+
+    def _count_turned_away(self, port: str) -> None:
+        self.telemetry.metrics.connections_refused.child(port=port).value += 1
+
+    def _say_started(self, addresses: NodeAddresses) -> None:
+        roles = ",".join(sorted(self._config.node.roles))
+        ports = {
+            name: f"{address[0]}:{address[1]}"
+            for name, address in (("client", addresses.client), ("mesh", addresses.mesh), ("admin", addresses.admin))
+            if address is not None
+        }
+        self._log.info("node_started", version=__version__, roles=roles, **ports)
+
+
+def _answer_ping(connection: ServerConnection, request: Request) -> None:
+    connection.respond(200, [])
+
+
+def _records(config: NodeConfig, now: float) -> list[NodeRecord]:
+    """Every node that the config names. Static until gossip fills the same port (`core.model.nodes`)."""
+    own = NodeRecord(
+        node=config.node.id,
+        mesh_address=None,
+        roles=frozenset(config.node.roles),
+        zone=config.node.zone,
+        state=NodeState.JOINING,
+        since=now,
+    )
+    peers = [
+        NodeRecord(
+            node=peer.id,
+            mesh_address=peer.address,
+            roles=frozenset(peer.roles),
+            zone=peer.zone,
+            state=NodeState.JOINING,
+            since=now,
+        )
+        for peer in config.peers
+    ]
+    return [own, *peers]
+
+
+def _kernel_config(config: NodeConfig) -> KernelConfig:
+    routing = config.routing
+    return KernelConfig(fusion=FusionConfig(stale_after_s=routing.stale_after_s, forget_after_s=routing.forget_after_s))
+
+
+def _pool_limits(config: NodeConfig) -> PoolLimits:
+    section = config.upstream
+    return PoolLimits(
+        connections_max=section.connections_max,
+        idle_max=section.pool_idle_max,
+        idle_timeout_s=section.pool_idle_timeout_s,
+        connect_timeout_s=section.connect_timeout_s,
+    )
+
+
+def _server_limits(config: NodeConfig) -> ServerLimits:
+    section = config.client
+    return ServerLimits(
+        body_bytes_max=section.body_bytes_max,
+        head_timeout_s=section.head_timeout_s,
+        body_timeout_s=section.body_timeout_s,
+        idle_timeout_s=section.idle_timeout_s,
+        send_timeout_s=section.send_timeout_s,
+    )
+
+
+def seeded_rng() -> random.Random:
+    """The node's random numbers: seeded by the operating system, never used for secrets."""
+    return random.Random(time.time_ns() ^ random.SystemRandom().getrandbits(64))

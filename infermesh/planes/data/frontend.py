@@ -1,0 +1,174 @@
+"""The client port of a router: OpenAI's paths in, admission, choice, one run per request.
+
+Here a request is recognised and its facts are read; what then happens to it is `Inference`'s, one for each.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import msgspec
+import trio
+
+from infermesh.core.model.names import ModelName
+from infermesh.core.model.request import RequestFacts
+from infermesh.core.model.targets import EMPTY_VIEW, RoutingView
+from infermesh.core.routing.capacity import fleet_slots
+from infermesh.core.routing.prefix import blocks_of
+from infermesh.net.http1 import Request, ServerConnection
+from infermesh.planes.data.busy import Busy
+from infermesh.planes.data.errors import JSON_TYPE, RequestRefused
+from infermesh.planes.data.gate import Gate
+from infermesh.planes.data.identity import RequestName, RequestNames
+from infermesh.planes.data.inference import Inference
+from infermesh.planes.data.ledger import Ledger
+from infermesh.planes.data.models import find_model, list_models
+from infermesh.planes.data.peek import read_facts, read_hints
+from infermesh.planes.data.record import RequestRecord
+from infermesh.planes.data.router_host import RequestContext, RouterHost
+from infermesh.planes.data.run import RunLimits
+from infermesh.planes.data.serving import send_refusal
+
+PORT: Final = "client"
+_INFERENCE: Final = {
+    b"/v1/chat/completions": "/v1/chat/completions",
+    b"/v1/completions": "/v1/completions",
+    b"/v1/embeddings": "/v1/embeddings",
+}
+_MODELS: Final = b"/v1/models"
+_NAMES_SHOWN_MAX: Final = 8
+_SLOTS_UNKNOWN: Final = 256  # vLLM's default of max_num_seqs, for a runtime that does not say.
+
+
+class Frontend:
+    def __init__(
+        self,
+        host: RouterHost,
+        gate: Gate,
+        *,
+        names: RequestNames,
+        limits: RunLimits,
+        busy: Busy,
+        attempts_max: int,
+        slo_s: float = 0.0,
+    ) -> None:
+        """`slo_s`: time to first byte of requests that state no deadline; 0: they have none."""
+        self.host = host
+        self.gate = gate
+        self.limits = limits
+        self.attempts_max = attempts_max
+        self.busy = busy
+        self._ledger: Ledger = host.ledger
+        self._names = names
+        self._default_deadline_s = slo_s or math.inf
+        self._view = EMPTY_VIEW
+        self._slots: dict[ModelName, int] = {}
+
+    @property
+    def view(self) -> RoutingView:
+        return self._view
+
+    def install(self, view: RoutingView) -> None:
+        """Route by this view from now on. Called by the control loop, between requests."""
+        self._view = view
+        self.host.pools.install(view)
+        self.host.router.install(view, trio.current_time())
+        slots = {model: fleet_slots(targets, slots_unknown=_SLOTS_UNKNOWN) for model, targets in view.eligible.items()}
+        for model in sorted(self._slots.keys() - slots.keys()):
+            self.gate.forget(model)
+            self.host.forget(model)
+        for model, count in sorted(slots.items()):
+            if self._slots.get(model) != count:
+                self.gate.set_capacity(model, count)
+        self._slots = slots
+
+    def answer(self, connection: ServerConnection, request: Request) -> None:
+        """One request of a client: answered at once, or its connection's `work` from now on.
+
+        Raises RequestRefused for what never came as far as the books.
+        """
+        head = request.head
+        path = head.path
+        if self.busy.stopping:
+            connection.keep_alive = False
+        route = _INFERENCE.get(path)
+        if route is not None:
+            if head.method != b"POST":
+                raise self._not_allowed(head.method, route, "POST")
+            self._infer(connection, request, route)
+        elif path == _MODELS or path.startswith(b"/v1/models/"):
+            if head.method not in (b"GET", b"HEAD"):
+                raise self._not_allowed(head.method, path.decode("latin-1"), "GET")
+            self._answer_models(connection, path, head.method)
+        elif path == b"/health" and head.method in (b"GET", b"HEAD"):
+            connection.respond(200, [], method=head.method)
+        else:
+            self._ledger.bad_request(PORT, "unknown_path")
+            known = ", ".join([*_INFERENCE.values(), "/v1/models"])
+            shown = path[:80].decode("latin-1")
+            raise RequestRefused(404, "unknown_path", f"nothing is served at {shown}; known paths: {known}")
+
+    # --- inference ---
+
+    def _infer(self, connection: ServerConnection, request: Request, route: str) -> None:
+        name = self._names.name(request.head)
+        try:
+            facts = self._facts(request)
+        except RequestRefused as refused:
+            send_refusal(connection, refused, b"POST", [(b"x-infermesh-request-id", name.request_id)])
+            return
+        record = _record_of(name, route, request, facts)
+        Inference(self, connection, RequestContext(request, facts, record, name)).begin()
+
+    def _facts(self, request: Request) -> RequestFacts:
+        try:
+            facts = read_facts(
+                request.body, read_hints(request.head, self._default_deadline_s), request.received_at, blocks_of
+            )
+        except RequestRefused:
+            self._ledger.bad_request(PORT, "not_json")
+            raise
+        if facts.model not in self._view.eligible:
+            self._ledger.bad_request(PORT, "unknown_model")
+            raise self._unknown_model(facts.model)
+        return facts
+
+    # --- refusals ---
+
+    def _unknown_model(self, model: ModelName) -> RequestRefused:
+        names = sorted(self._view.eligible)
+        shown = ", ".join(names[:_NAMES_SHOWN_MAX]) + (", ..." if len(names) > _NAMES_SHOWN_MAX else "")
+        text = f"the model '{model}' does not exist in this fleet; it serves: {shown or 'no model at this moment'}"
+        return RequestRefused(404, "model_not_found", text, param="model")
+
+    def _not_allowed(self, method: bytes, path: str, allowed: str) -> RequestRefused:
+        self._ledger.bad_request(PORT, "other")
+        return RequestRefused(405, "method_not_allowed", f"{path} takes {allowed}, not {method.decode('latin-1')}")
+
+    def _answer_models(self, connection: ServerConnection, path: bytes, method: bytes) -> None:
+        if path == _MODELS:
+            value: dict[str, object] = {"object": "list", "data": list_models(self._view)}
+        else:
+            model = path.removeprefix(b"/v1/models/").decode("utf-8", "replace")
+            found = find_model(self._view, model)
+            if found is None:
+                self._ledger.bad_request(PORT, "unknown_model")
+                raise self._unknown_model(ModelName(model[:256]))
+            value = found
+        connection.respond(200, [JSON_TYPE], msgspec.json.encode(value), method=method)
+
+
+def _record_of(name: RequestName, route: str, request: Request, facts: RequestFacts) -> RequestRecord:
+    return RequestRecord(
+        request_id=name.request_id.decode(),
+        route=route,
+        received_at=request.received_at,
+        model=facts.model,
+        priority=facts.priority,
+        tenant=facts.tenant,
+        trace_id=name.trace_id,
+        span_id=name.span_id,
+        parent_span_id=name.parent_span_id,
+        sampled=name.sampled,
+    )

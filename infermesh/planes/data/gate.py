@@ -1,0 +1,83 @@
+"""Drive `routing.admission`: a request arrives, is let in now, later or not at all, and leaves again.
+
+The core decides; this file keeps who waits under which ticket, calls them when the core says so, and gives the
+core its time. Plain calls only: a request that waits needs no task for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Protocol
+
+import trio
+
+from infermesh.core.model.names import ModelName
+from infermesh.core.routing.admission import Admission
+from infermesh.core.routing.arrival import Arrival
+from infermesh.core.routing.effects import AdmissionEffect, Admit, Refuse
+from infermesh.net.timers import Timers
+
+
+class Waiting(Protocol):
+    """A request that waits at the gate."""
+
+    def on_admission(self, effect: Admit | Refuse) -> None: ...
+
+
+class Gate:
+    def __init__(self, admission: Admission, timers: Timers) -> None:
+        self._admission = admission
+        self._timers = timers
+        self._waiting: dict[int, Waiting] = {}
+        self._tickets = itertools.count(1)
+        self.deadline = math.inf
+        self.timer_at = math.inf
+
+    def ticket(self) -> int:
+        return next(self._tickets)
+
+    def arrive(self, arrival: Arrival, request: Waiting) -> Admit | Refuse | None:
+        """The answer at once, or None: then `request` is told later, unless it calls `go` first.
+
+        An `Admit`, now or later, must be followed by `leave`.
+        """
+        effect = self._admission.on_arrival(arrival, trio.current_time())
+        if effect is not None and effect.ticket == arrival.ticket:
+            return effect
+        self._waiting[arrival.ticket] = request
+        # Without an effect nothing but time has changed; with one, another's place was taken.
+        self._obey(() if effect is None else (effect,))
+        return None
+
+    def leave(self, ticket: int) -> None:
+        """An admitted request has ended, in whatever way."""
+        self._obey(self._admission.on_departure(ticket, trio.current_time()))
+
+    def go(self, ticket: int) -> None:
+        """A waiting client went away."""
+        self._waiting.pop(ticket, None)
+        self._obey(self._admission.on_gone(ticket, trio.current_time()))
+
+    def set_capacity(self, model: ModelName, slots: int) -> None:
+        self._obey(self._admission.set_capacity(model, slots, trio.current_time()))
+
+    def forget(self, model: ModelName) -> None:
+        """The model left the fleet."""
+        self._obey(self._admission.forget(model, trio.current_time()))
+
+    def queue_len(self, model: ModelName) -> int:
+        return self._admission.queue_len(model)
+
+    def on_deadline(self, now: float) -> None:
+        self._obey(self._admission.on_wake(now))
+
+    def _obey(self, effects: Iterable[AdmissionEffect]) -> None:
+        for effect in effects:
+            request = self._waiting.pop(effect.ticket, None)
+            if request is not None:
+                request.on_admission(effect)
+        wake_at = self._admission.wake_at
+        if wake_at != self.deadline:
+            self._timers.arm(self, wake_at)

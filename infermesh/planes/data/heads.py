@@ -1,0 +1,88 @@
+"""The heads that a proxy writes: requests towards a runtime, responses towards a client (RFC 9110 section 7.6).
+
+Fields pass on unless they belong to this hop or are ours to write. `x-infermesh-*` never pass from a client to
+a runtime, nor from a GPU node to a client, except the ones that DESIGN 4 names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from infermesh.core.model.state import LoadHint
+from wire.http1 import (
+    CHUNKED,
+    UNTIL_CLOSE,
+    Field,
+    RequestHead,
+    ResponseHead,
+    encode_request_head,
+    encode_response_head,
+    forwardable,
+)
+
+# Written anew by each hop. x-forwarded-for is replaced: nothing in front of a router is trusted to have set it.
+_REQUEST_DROPS: Final = frozenset(
+    {
+        b"traceparent",
+        b"tracestate",
+        b"via",
+        b"x-forwarded-for",
+        b"x-infermesh-request-id",
+        b"x-infermesh-model",
+        b"x-infermesh-priority",
+        b"x-infermesh-deadline-ms",
+        b"x-infermesh-tenant",
+        b"x-infermesh-hedge",
+        b"x-infermesh-attempt",
+    }
+)
+_RESPONSE_DROPS: Final = frozenset(
+    {b"x-infermesh-load", b"x-infermesh-request-id", b"x-infermesh-node", b"x-infermesh-attempts"}
+)
+
+
+def upstream_request(head: RequestHead, body: bytes, added: Iterable[Field]) -> bytes:
+    """The request as it goes on: same method, target and body, framed by length; `added` are this hop's fields."""
+    fields = forwardable(head.fields, _REQUEST_DROPS)
+    fields += added
+    if body or head.framing:
+        fields.append((b"content-length", b"%d" % len(body)))
+    return encode_request_head(head.method, head.target, fields) + body
+
+
+def client_response(head: ResponseHead, added: Iterable[Field], *, http_minor: int, keep_alive: bool) -> bytes:
+    """The response's head for the client. Its body's framing stays what the runtime chose where that is possible."""
+    fields = forwardable(head.fields, _RESPONSE_DROPS)
+    fields += added
+    if head.framing >= 0:
+        # 204, 304 and answers to HEAD have no length of their own to state.
+        if head.status not in (204, 304):
+            fields.append((b"content-length", b"%d" % head.framing))
+    elif http_minor:
+        fields.append((b"transfer-encoding", b"chunked"))
+    if not keep_alive:
+        fields.append((b"connection", b"close"))
+    return encode_response_head(head.status, head.reason, fields)
+
+
+def relays_untouched(head: ResponseHead, http_minor: int) -> bool:
+    """Whether the body's bytes can go to the client as they come: its framing is one that the client reads."""
+    if head.framing == CHUNKED:
+        return http_minor == 1
+    return head.framing != UNTIL_CLOSE or http_minor == 0
+
+
+def encode_load(hint: LoadHint) -> bytes:
+    return b"i=%d;q=%d;r=%d;k=%.4f" % (hint.incarnation, hint.queue_len, hint.running, hint.kv_usage)
+
+
+def parse_load(value: bytes) -> LoadHint | None:
+    """The value of `x-infermesh-load`; None when it is not one (a hint is never worth an error)."""
+    try:
+        parts = dict(item.split(b"=", 1) for item in value.split(b";", 8))
+        kv_usage = float(parts[b"k"])
+        hint = LoadHint(int(parts[b"i"]), int(parts[b"q"]), int(parts[b"r"]), kv_usage)
+    except (KeyError, ValueError):
+        return None
+    return hint if hint.queue_len >= 0 and hint.running >= 0 and 0.0 <= kv_usage <= 1.0 else None

@@ -1,0 +1,211 @@
+"""The mesh port of a GPU node, data side: requests of routers, passed to the runtimes of this node.
+
+No choice, no queue and no hedge here: the router has decided. What this adds is the load of the runtime on each
+answer (`x-infermesh-load`), fresher than any stream, and the way of a cancel: a router that closes its connection
+closes ours to the runtime, which aborts the request on the GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from infermesh.core.model.names import ModelName, NodeId, TargetKey, target_key
+from infermesh.core.model.outcome import Verdict
+from infermesh.core.model.state import LoadHint, ModelState
+from infermesh.net.http1 import Request, ServerConnection
+from infermesh.net.pool import UpstreamPool
+from infermesh.net.timers import Timers
+from infermesh.observe.families import Value
+from infermesh.observe.metrics import Metrics
+from infermesh.planes.data.busy import Busy
+from infermesh.planes.data.errors import RequestRefused
+from infermesh.planes.data.heads import encode_load, upstream_request
+from infermesh.planes.data.identity import RequestName, RequestNames
+from infermesh.planes.data.pools import Pools
+from infermesh.planes.data.run import Attempt, Run, RunLimits
+from infermesh.planes.data.serving import send_refusal
+from wire.http1 import Field, RequestHead, ResponseHead
+
+PORT: Final = "mesh"
+_PATHS: Final = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings"})
+_REPLICA_DIGITS_MAX: Final = 4
+
+
+class LocalDestination:
+    __slots__ = ("key", "node", "pool")
+
+    def __init__(self, node: NodeId, key: TargetKey, pool: UpstreamPool) -> None:
+        self.node = node
+        self.key = key
+        self.pool = pool
+
+
+class _LocalContext:
+    __slots__ = ("destination", "name", "request")
+
+    def __init__(self, request: Request, destination: LocalDestination, name: RequestName) -> None:
+        self.request = request
+        self.destination = destination
+        self.name = name
+
+
+class _Forwarding:
+    """The work of a mesh connection while its request is with a runtime."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def on_connection_lost(self) -> None:
+        self._run.cancel()
+
+
+class LocalPlane:
+    """Owned by the data plane of a GPU node. `latest` gives the newest state of a target of this node."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        pools: Pools,
+        timers: Timers,
+        *,
+        metrics: Metrics,
+        names: RequestNames,
+        limits: RunLimits,
+        busy: Busy,
+        latest: Callable[[TargetKey], ModelState | None],
+    ) -> None:
+        self.timers = timers
+        self._me = me
+        self._pools = pools
+        self._metrics = metrics
+        self._names = names
+        self._limits = limits
+        self._busy = busy
+        self._latest = latest
+        self._inflight: dict[TargetKey, int] = {}
+        self._verdicts: dict[Verdict, Value] = {}
+
+    def answer(self, connection: ServerConnection, request: Request) -> None:
+        """One request of a router: its connection's `work` from now on.
+
+        Raises RequestRefused for what this node has no runtime for.
+        """
+        head = request.head
+        if head.path not in _PATHS or head.method != b"POST":
+            self._refuse("unknown_path")
+            raise RequestRefused(404, "unknown_path", f"this node serves no {head.path[:80].decode('latin-1')}")
+        key = self._key_of(head)
+        pool = self._pools.runtime(key)
+        if pool is None:
+            self._refuse("unknown_model")
+            raise RequestRefused(404, "model_not_found", f"node {self._me} has no runtime for '{key}'", param="model")
+        if self._busy.stopping:
+            connection.keep_alive = False
+        destination = LocalDestination(self._me, key, pool)
+        name = self._names.name(head, request_id=head.value(b"x-infermesh-request-id"))
+        run = Run(
+            self,
+            connection,
+            [destination],
+            hedge_after_s=math.inf,
+            first_byte_by=trio.current_time() + self._limits.head_timeout_s,
+            limits=self._limits,
+            context=_LocalContext(request, destination, name),
+        )
+        self._busy.enter()
+        self._inflight[key] = self._inflight.get(key, 0) + 1
+        connection.work = _Forwarding(run)
+        run.start()
+
+    def on_run_end(self, run: Run) -> None:
+        self._inflight[_context(run).destination.key] -= 1
+        self._busy.leave()
+        connection = run.connection
+        if run.cancelled:
+            return
+        connection.work = None
+        if run.winner is None:
+            status = 504 if run.timed_out else 502
+            text = f"the runtime did not answer: {run.failure}"
+            send_refusal(connection, RequestRefused(status, "runtime_unreachable", text), b"POST")
+        else:
+            connection.finish()
+
+    def inflight(self, key: TargetKey) -> int:
+        return self._inflight.get(key, 0)
+
+    # --- for Run ---
+
+    def request_bytes(self, run: Run, attempt: Attempt) -> bytes:
+        context = _context(run)
+        return upstream_request(context.request.head, context.request.body, context.name.fields())
+
+    def response_fields(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[Field]:
+        hint = self.load_of(_context(run).destination.key)
+        return [(b"x-infermesh-load", encode_load(hint))] if hint is not None else []
+
+    def may_hedge(self, run: Run) -> bool:
+        return False
+
+    def may_retry(self, run: Run) -> bool:
+        return False
+
+    def on_dispatch(self, run: Run, attempt: Attempt) -> None:
+        pass  # One runtime, one attempt: there is nothing to keep in step with.
+
+    def on_first_byte(self, run: Run, attempt: Attempt, head: ResponseHead) -> None:
+        pass  # The router measures it, with the network that its client waits for as well.
+
+    def on_attempt_end(self, run: Run, attempt: Attempt) -> None:
+        verdict = attempt.verdict
+        assert verdict is not None
+        counter = self._verdicts.get(verdict)
+        if counter is None:
+            counter = self._metrics.upstream_attempts.child(node=self._me, verdict=verdict.value)
+            self._verdicts[verdict] = counter
+        counter.value += 1
+        if verdict is Verdict.CANCELLED:
+            self._metrics.cancelled_upstream.child(node=self._me, reason="client_gone").value += 1
+
+    def on_stale(self, run: Run, attempt: Attempt) -> None:
+        self._metrics.stale_connection_retries.child(node=self._me).value += 1
+
+    # --- load ---
+
+    def load_of(self, key: TargetKey) -> LoadHint | None:
+        """The runtime's load now: its last sample, corrected by the requests that pass through here."""
+        state = self._latest(key)
+        if state is None:
+            return None
+        inside = max(self._inflight.get(key, 0), state.queue_len + state.running)
+        waiting = max(state.queue_len, inside - state.slots) if state.slots else state.queue_len
+        return LoadHint(state.incarnation, waiting, max(0, inside - waiting), state.kv_usage)
+
+    # --- inside ---
+
+    def _key_of(self, head: RequestHead) -> TargetKey:
+        model = head.value(b"x-infermesh-model")
+        if not model:
+            self._refuse("other")
+            text = "a request on the mesh port names its model in x-infermesh-model; clients use the client port"
+            raise RequestRefused(400, "missing_model", text)
+        replica = head.value(b"x-infermesh-replica") or b"0"
+        if not replica.isdigit() or len(replica) > _REPLICA_DIGITS_MAX:
+            self._refuse("other")
+            raise RequestRefused(400, "invalid_replica", f"x-infermesh-replica is {replica[:16]!r}: not a small number")
+        return target_key(self._me, ModelName(model.decode("utf-8", "replace")), int(replica))
+
+    def _refuse(self, reason: str) -> None:
+        self._metrics.bad_requests.child(port=PORT, reason=reason).value += 1
+
+
+def _context(run: Run) -> _LocalContext:
+    context = run.context
+    assert isinstance(context, _LocalContext)
+    return context

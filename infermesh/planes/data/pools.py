@@ -1,0 +1,99 @@
+"""Connection pools to everything that a node may send a request to: mesh ports of peers, runtimes of its own.
+
+A peer's requests all go through its one mesh port, whatever the model, so its targets share a pool. The
+identity of whoever answers there is checked before the first request goes out: it must be that very node.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+
+from infermesh.core.model.names import NodeId, TargetKey
+from infermesh.core.model.nodes import NodeState
+from infermesh.core.model.targets import RoutingView, Target
+from infermesh.net.pool import PoolLimits, UpstreamPool
+from infermesh.net.reactor import Reactor
+from infermesh.net.timers import Timers
+from infermesh.net.tls import PeerRefused, TlsEpoch, admit_peer
+from infermesh.net.tls_session import TlsSession
+
+
+class PeerTls:
+    """TLS towards one node's mesh port, by the newest epoch at each handshake."""
+
+    def __init__(self, node: NodeId, epoch: Callable[[], TlsEpoch]) -> None:
+        self._node = node
+        self._epoch = epoch
+
+    def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        return self._epoch().connect(self._node, incoming, outgoing)
+
+    def admit(self, tls: TlsSession) -> None:
+        domain = self._epoch().identity.trust_domain
+        try:
+            admit_peer(tls.object, trust_domain=domain, expected_node=self._node, now_unix=time.time())
+        except PeerRefused:
+            self._epoch().forget(self._node)
+            raise
+
+    def remember(self, tls: TlsSession) -> None:
+        self._epoch().remember(self._node, tls.object)
+
+
+class Pools:
+    """Owned by the data plane. `install` follows the view: pools of nodes that left are closed."""
+
+    def __init__(
+        self, reactor: Reactor, timers: Timers, limits: PoolLimits, epoch: Callable[[], TlsEpoch] | None
+    ) -> None:
+        self._reactor = reactor
+        self._timers = timers
+        self._limits = limits
+        self._epoch = epoch
+        self._peers: dict[NodeId, UpstreamPool] = {}
+        self._runtimes: dict[TargetKey, UpstreamPool] = {}
+        self._states: dict[NodeId, NodeState] = {}
+
+    def add_runtime(self, key: TargetKey, address: tuple[str, int]) -> UpstreamPool:
+        """A runtime on this node, spoken to in plain HTTP/1.1."""
+        pool = UpstreamPool(address, self._reactor, self._timers, limits=self._limits)
+        self._runtimes[key] = pool
+        return pool
+
+    def of(self, target: Target) -> UpstreamPool | None:
+        """The pool that leads to a target; None when its node is unknown by now."""
+        return self._runtimes.get(target.key) or self._peers.get(target.node)
+
+    def runtime(self, key: TargetKey) -> UpstreamPool | None:
+        return self._runtimes.get(key)
+
+    def install(self, view: RoutingView) -> None:
+        for node, record in view.nodes.items():
+            if record.mesh_address is None or self._epoch is None:
+                continue
+            if node not in self._peers:
+                self._peers[node] = self._peer_pool(node, (record.mesh_address.host, record.mesh_address.port))
+            # What idles towards a dead node is stale for certain, and would cost each retry another try.
+            if record.state is NodeState.DEAD and self._states.get(node) is not NodeState.DEAD:
+                self._peers[node].close_idle()
+            self._states[node] = record.state
+        for node in [node for node in self._peers if node not in view.nodes]:
+            self._peers.pop(node).close()
+            self._states.pop(node, None)
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """(in use, idle) connections by node; runtimes under their target's key."""
+        named: dict[str, UpstreamPool] = {str(name): pool for name, pool in self._peers.items()}
+        named.update((str(name), pool) for name, pool in self._runtimes.items())
+        return {name: (pool.open_len - pool.idle_len, pool.idle_len) for name, pool in sorted(named.items())}
+
+    def close(self) -> None:
+        for pool in [*self._peers.values(), *self._runtimes.values()]:
+            pool.close()
+
+    def _peer_pool(self, node: NodeId, address: tuple[str, int]) -> UpstreamPool:
+        assert self._epoch is not None
+        secure = PeerTls(node, self._epoch)
+        return UpstreamPool(address, self._reactor, self._timers, limits=self._limits, secure=secure)

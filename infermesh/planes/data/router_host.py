@@ -1,0 +1,225 @@
+"""What a run asks of a router: budgets, the bytes of each attempt, and the books kept of it.
+
+Everything here is a plain call on the request path. The router core, the ledger and the kernel learn of each
+attempt exactly once at its start, at its first byte and at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from infermesh.core.model.names import ModelName, NodeId
+from infermesh.core.model.outcome import Outcome, Verdict
+from infermesh.core.model.request import RequestFacts
+from infermesh.core.routing.budget import HedgeBudget, RetryBudget
+from infermesh.core.routing.load import Lease
+from infermesh.core.routing.plan import Candidate
+from infermesh.core.routing.router import Router
+from infermesh.net.http1 import Request
+from infermesh.net.pool import UpstreamPool
+from infermesh.net.timers import Timers
+from infermesh.planes.data.heads import parse_load, upstream_request
+from infermesh.planes.data.identity import RequestName
+from infermesh.planes.data.ledger import Ledger
+from infermesh.planes.data.pools import Pools
+from infermesh.planes.data.record import AttemptRecord, RequestRecord
+from infermesh.planes.data.run import Attempt, Destination, Run
+from wire.http1 import Field, ResponseHead
+from wire.sse import usage_tokens
+
+
+class RouterDestination:
+    """One candidate of a plan, with the pool that leads to it."""
+
+    __slots__ = ("candidate", "node", "pool")
+
+    def __init__(self, candidate: Candidate, pool: UpstreamPool) -> None:
+        self.candidate = candidate
+        self.node: NodeId = candidate.target.node
+        self.pool = pool
+
+
+class RequestContext:
+    """One request as the router's parts know it."""
+
+    __slots__ = ("attempts", "facts", "name", "on_run_end", "record", "request")
+
+    def __init__(self, request: Request, facts: RequestFacts, record: RequestRecord, name: RequestName) -> None:
+        self.request = request
+        self.facts = facts
+        self.record = record
+        self.name = name
+        self.attempts: dict[int, AttemptRecord] = {}
+        self.on_run_end: Callable[[Run], None] = _nobody
+
+
+class RouterHost:
+    def __init__(
+        self,
+        router: Router,
+        ledger: Ledger,
+        pools: Pools,
+        timers: Timers,
+        *,
+        hedges: HedgeBudget,
+        retries: RetryBudget,
+        pseudonym: str,
+        post: Callable[[Outcome], None],
+    ) -> None:
+        self.router = router
+        self.ledger = ledger
+        self.pools = pools
+        self.timers = timers
+        self._hedges = hedges
+        self._retries = retries
+        self._via: Field = (b"via", b"1.1 " + pseudonym.encode())
+        self._post = post
+
+    def on_request(self, model: ModelName) -> None:
+        """A request that was admitted: it earns its share of the budgets."""
+        self._hedges.on_request(model)
+        self._retries.on_request(model)
+
+    def forget(self, model: ModelName) -> None:
+        """The model left the fleet."""
+        self._hedges.forget(model)
+        self._retries.forget(model)
+
+    # --- for Run ---
+
+    def request_bytes(self, run: Run, attempt: Attempt) -> bytes:
+        context = _context(run)
+        target = _lease(attempt).target
+        added = context.name.fields()
+        added.append((b"x-infermesh-model", target.model.encode()))
+        if target.state.replica:
+            added.append((b"x-infermesh-replica", b"%d" % target.state.replica))
+        added.append(self._via)
+        return upstream_request(context.request.head, context.request.body, added)
+
+    def response_fields(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[Field]:
+        return [
+            (b"x-infermesh-request-id", _context(run).name.request_id),
+            (b"x-infermesh-node", attempt.destination.node.encode()),
+            (b"x-infermesh-attempts", b"%d" % len(run.attempts)),
+        ]
+
+    def may_hedge(self, run: Run) -> bool:
+        """Within the budget, and onto a node that is not as loaded as the first."""
+        model = _context(run).facts.model
+        backup = run.race.next_target
+        first = run.attempts[-1].destination
+        allowed = backup is not None and self._hedges.may_hedge(model) and self._load(backup) < self._load(first)
+        if not allowed:
+            self.ledger.hedge(model, "denied")
+        return allowed
+
+    def may_retry(self, run: Run) -> bool:
+        return self._retries.may_retry(_context(run).facts.model)
+
+    def on_dispatch(self, run: Run, attempt: Attempt) -> None:
+        context = _context(run)
+        model = context.facts.model
+        if attempt.hedge:
+            self._hedges.on_hedge(model)
+        elif attempt.number and self._retries.may_retry(model):
+            self._retries.on_retry(model)
+            previous = run.attempts[-2].verdict
+            self.ledger.retried(model, previous or Verdict.BROKEN)
+        candidate = _candidate(attempt.destination)
+        attempt.lease = self.router.dispatched(candidate, context.facts, attempt.dispatched_at)
+        kept = AttemptRecord(attempt.number, attempt.destination.node, attempt.hedge, attempt.dispatched_at)
+        context.attempts[attempt.number] = kept
+        context.record.attempts.append(kept)
+        self.ledger.dispatched(model, kept)
+
+    def on_first_byte(self, run: Run, attempt: Attempt, head: ResponseHead) -> None:
+        record = _context(run).record
+        lease = _lease(attempt)
+        record.first_byte_at = attempt.first_byte_at
+        record.winner = attempt.destination.node
+        record.runtime = lease.target.state.runtime
+        load = head.value(b"x-infermesh-load")
+        hint = parse_load(load) if load is not None else None
+        if head.status < 400:
+            self.router.first_byte(lease, attempt.first_byte_at, hint)
+        elif hint is not None:
+            self.router.on_hint(lease.target.key, hint, attempt.first_byte_at)
+
+    def on_attempt_end(self, run: Run, attempt: Attempt) -> None:
+        context = _context(run)
+        verdict = attempt.verdict
+        assert verdict is not None
+        now = trio.current_time()
+        kept = context.attempts[attempt.number]
+        kept.verdict = verdict
+        kept.detail = attempt.detail
+        kept.total_s = now - attempt.dispatched_at
+        if attempt.first_byte_at:
+            kept.first_byte_s = attempt.first_byte_at - attempt.dispatched_at
+        lease = _lease(attempt)
+        prompt_tokens = output_tokens = 0
+        if attempt is run.winner and attempt.up is not None:
+            tally = attempt.up.tally
+            prompt_tokens, output_tokens = usage_tokens(tally.usage)
+            record = context.record
+            record.prompt_tokens = prompt_tokens
+            # Without usage each event is about one token, but for the last one, which says [DONE].
+            record.output_tokens = output_tokens or max(0, tally.events - 1)
+        self.router.finished(lease, now, verdict, output_tokens, prompt_tokens)
+        cancelled = verdict is Verdict.CANCELLED
+        lost_race = cancelled and run.settled
+        self.ledger.attempt_ended(
+            kept, cancel_reason=("hedge_lost" if lost_race else "client_gone") if cancelled else ""
+        )
+        if len(run.attempts) > 1 and attempt is run.winner:
+            self._count_hedge(run, context.facts.model)
+        self._post(
+            Outcome(
+                target=lease.target.key,
+                verdict=verdict,
+                first_byte_s=kept.first_byte_s,
+                total_s=kept.total_s,
+                detail=attempt.detail,
+            )
+        )
+
+    def on_stale(self, run: Run, attempt: Attempt) -> None:
+        self.ledger.stale(attempt.destination.node)
+
+    def on_run_end(self, run: Run) -> None:
+        _context(run).on_run_end(run)
+
+    # --- inside ---
+
+    def _load(self, destination: Destination) -> float:
+        target = _candidate(destination).target
+        return self.router.inflight(target.key) / max(1, target.state.slots)
+
+    def _count_hedge(self, run: Run, model: ModelName) -> None:
+        hedges = [attempt for attempt in run.attempts if attempt.hedge]
+        for hedge in hedges:
+            self.ledger.hedge(model, "won" if hedge is run.winner else "lost")
+
+
+def _nobody(run: Run) -> None:
+    raise AssertionError("a run whose request does not wait for it")
+
+
+def _candidate(destination: Destination) -> Candidate:
+    assert isinstance(destination, RouterDestination)
+    return destination.candidate
+
+
+def _context(run: Run) -> RequestContext:
+    context = run.context
+    assert isinstance(context, RequestContext)
+    return context
+
+
+def _lease(attempt: Attempt) -> Lease:
+    lease = attempt.lease
+    assert isinstance(lease, Lease)
+    return lease

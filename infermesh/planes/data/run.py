@@ -1,0 +1,451 @@
+"""One request's run: attempts at targets, a hedge when the first is slow, and the relay of the winner's answer.
+
+The decisions are `core.routing.race`'s; this drives them. Everything that happens to an attempt arrives as a plain
+call from the reactor or from the timers, so a run needs a task only where something must be waited for: opening a
+connection. That is handed to the connection's one task. A hedge is that task opening a second connection while the
+first attempt is still awaited; a win during that time cancels the opening. Hence no nursery, and nothing that could
+outlive the request.
+
+A first byte settles the race: of a stream, the first byte of its body, since runtimes send the head of a stream
+before its first token. Until then nothing has been said to the client, and any attempt may be thrown away.
+
+Duties of the host: `start` once; `on_run_end` is the one end of each run, when nothing of it is left: every attempt
+was given back, closed, or cancelled down to its runtime. `cancel` ends it when the client is gone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, Protocol, assert_never
+
+import trio
+
+from infermesh.core.model.names import NodeId
+from infermesh.core.model.outcome import Verdict
+from infermesh.core.routing.effects import Cancel, Dispatch, Effect, Settle
+from infermesh.core.routing.race import Race
+from infermesh.net.connection import ConnectionLost
+from infermesh.net.http1 import ServerConnection, UpstreamConnection
+from infermesh.net.pool import ConnectFailed, UpstreamPool
+from infermesh.net.timers import Timers
+from infermesh.planes.data.heads import client_response, relays_untouched
+from infermesh.planes.data.stream_end import broken_stream_ending
+from wire.http1 import Field, ResponseHead, encode_response_head
+
+# Another target may do better: the failure is the target's, not the request's. 429 is a target that is full.
+_RETRYABLE: Final = frozenset({429, 500, 502, 503, 504})
+
+
+class Destination(Protocol):
+    """Where one attempt may go. The host of the run made it and knows what is behind."""
+
+    @property
+    def node(self) -> NodeId: ...
+    @property
+    def pool(self) -> UpstreamPool: ...
+
+
+class RunHost(Protocol):
+    """What a run asks of the plane it runs in: budgets, bytes, and to be told."""
+
+    timers: Timers
+
+    def request_bytes(self, run: Run, attempt: Attempt) -> bytes: ...
+    def response_fields(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[Field]: ...
+    def may_hedge(self, run: Run) -> bool: ...
+    def may_retry(self, run: Run) -> bool: ...
+    def on_dispatch(self, run: Run, attempt: Attempt) -> None: ...
+    def on_first_byte(self, run: Run, attempt: Attempt, head: ResponseHead) -> None: ...
+    def on_attempt_end(self, run: Run, attempt: Attempt) -> None:
+        """Called exactly once for each dispatched attempt, with its verdict set."""
+
+    def on_stale(self, run: Run, attempt: Attempt) -> None: ...
+    def on_run_end(self, run: Run) -> None:
+        """With a `winner` whose answer went out, whole or broken off; or without one, and nothing went out."""
+
+
+class RunLimits(Protocol):
+    """Seconds; the `[upstream]` section of the config."""
+
+    @property
+    def head_timeout_s(self) -> float: ...
+    @property
+    def stall_timeout_s(self) -> float: ...
+
+
+class Attempt:
+    """One attempt at one destination: the sink of its upstream connection."""
+
+    __slots__ = (
+        "destination",
+        "detail",
+        "dispatched_at",
+        "first_byte_at",
+        "head",
+        "hedge",
+        "lease",
+        "number",
+        "opening",
+        "run",
+        "stale_retried",
+        "up",
+        "verdict",
+    )
+
+    def __init__(self, run: Run, number: int, destination: Destination, *, hedge: bool) -> None:
+        self.run = run
+        self.number = number
+        self.destination = destination
+        self.hedge = hedge
+        self.lease: object = None  # The host's.
+        self.opening: trio.CancelScope | None = None  # While the connection's task connects for it.
+        self.up: UpstreamConnection | None = None
+        self.head: ResponseHead | None = None
+        self.dispatched_at = 0.0
+        self.first_byte_at = 0.0
+        self.verdict: Verdict | None = None
+        self.detail = ""
+        self.stale_retried = False
+
+    def drop(self) -> None:
+        """Close whatever it has, at once and without a word from it."""
+        if self.up is not None:
+            self.up.detach()
+        elif self.opening is not None:
+            self.opening.cancel()
+
+    def on_interim(self, up: UpstreamConnection, head: ResponseHead) -> None:
+        self.run.on_interim(head)
+
+    def on_head(self, up: UpstreamConnection, head: ResponseHead) -> None:
+        self.head = head
+        self.run.on_head(self, up, head)
+
+    def on_first_bytes(self, up: UpstreamConnection) -> None:
+        assert self.head is not None
+        self.run.on_first_byte(self, up, self.head)
+
+    def on_body(self, up: UpstreamConnection, payload: bytes) -> None:
+        self.run.on_payload(payload, up)
+
+    def on_end(self, up: UpstreamConnection) -> None:
+        self.run.on_end(self)
+
+    def on_failed(self, up: UpstreamConnection, error: ConnectionLost) -> None:
+        self.run.on_failed(self, up, error)
+
+
+class Run:
+    __slots__ = (
+        "_host",
+        "_limits",
+        "_pending",
+        "_progress_mark",
+        "_rechunk",
+        "attempts",
+        "cancelled",
+        "connection",
+        "context",
+        "deadline",
+        "done",
+        "ended",
+        "failure",
+        "first_byte_by",
+        "race",
+        "settled",
+        "timed_out",
+        "timer_at",
+        "winner",
+    )
+
+    def __init__(
+        self,
+        host: RunHost,
+        connection: ServerConnection,
+        destinations: Sequence[Destination],
+        *,
+        hedge_after_s: float,
+        first_byte_by: float,
+        limits: RunLimits,
+        context: object,
+    ) -> None:
+        self._host = host
+        self._limits = limits
+        self.connection = connection
+        self.context = context  # The host's: what it needs to know of this request.
+        self.race: Race[Destination] = Race(destinations, hedge_after_s)
+        self.first_byte_by = first_byte_by  # Monotonic seconds; the client's deadline or the head timeout.
+        self.attempts: list[Attempt] = []
+        self.settled = False
+        self.winner: Attempt | None = None
+        self.done = False  # The winner's answer is whole, or broke off.
+        self.ended = False
+        self.cancelled = False
+        self.timed_out = False  # `first_byte_by` came first.
+        self.failure = ""  # Why no answer could be had, or why it broke off.
+        self.deadline = math.inf
+        self.timer_at = math.inf
+        self._pending: tuple[int, Destination, bool] | None = None
+        self._rechunk = False
+        self._progress_mark = -1
+
+    def start(self) -> None:
+        """Make the first attempt. May end the run before it returns."""
+        self._obey(self.race.start(trio.current_time()), hedge=False)
+        self._proceed()
+
+    def cancel(self) -> None:
+        """The client is gone: end everything here and now."""
+        if not self.ended:
+            self.cancelled = True
+            self._cancel_all("the client is gone")
+            self._end()
+
+    # --- opening an attempt ---
+
+    def _proceed(self) -> None:
+        """Do what is due: begin the pending attempt, now if a connection idles, else in the connection's task."""
+        if self._pending is None:
+            if self.done or (self.settled and self.winner is None):
+                self._end()
+            return
+        number, destination, hedge = self._pending
+        attempt = self._live_attempt(number)
+        if attempt is None:
+            attempt = self._begin(Attempt(self, number, destination, hedge=hedge))
+            up = destination.pool.take_idle()
+            if up is not None:
+                self._pending = None
+                self._send(attempt, up)
+                return
+        self.connection.hand_over(self._open_pending)
+
+    def _begin(self, attempt: Attempt) -> Attempt:
+        self.attempts.append(attempt)
+        attempt.dispatched_at = trio.current_time()
+        self._host.on_dispatch(self, attempt)
+        self._arm()
+        return attempt
+
+    async def _open_pending(self) -> None:
+        """In the connection's task: connect for the pending attempt, which may be gone by now."""
+        pending, self._pending = self._pending, None
+        attempt = self._live_attempt(pending[0]) if pending is not None else None
+        if attempt is None or self.ended:
+            return
+        pool = attempt.destination.pool
+        up: UpstreamConnection | None = None
+        try:
+            with trio.CancelScope() as attempt.opening:
+                up = await pool.acquire(self.first_byte_by, fresh=attempt.stale_retried)
+        except ConnectFailed as error:
+            self._fail(attempt, Verdict.CONNECT_FAILED, str(error))
+            return
+        finally:
+            attempt.opening = None
+        if up is not None and attempt.verdict is None:
+            self._send(attempt, up)
+        elif up is not None:
+            pool.give_back(up)  # Another attempt won, or time was up; whatever ended this one has said so.
+
+    def _send(self, attempt: Attempt, up: UpstreamConnection) -> None:
+        attempt.up = up
+        up.send(self._host.request_bytes(self, attempt), b"POST", attempt)
+
+    # --- what happens to attempts: plain calls from the reactor ---
+
+    def on_interim(self, head: ResponseHead) -> None:
+        if head.status != 100 and self.connection.http_minor and not self.settled:
+            self.connection.write(encode_response_head(head.status, head.reason, head.fields))
+
+    def on_head(self, attempt: Attempt, up: UpstreamConnection, head: ResponseHead) -> None:
+        if head.status in _RETRYABLE and self._may_try_again(attempt):
+            up.detach()
+            verdict = Verdict.CLIENT_ERROR if head.status == 429 else Verdict.SERVER_ERROR
+            self._fail(attempt, verdict, f"status {head.status}")
+        elif head.framing != 0 and head.status == 200 and not up.has_body_bytes:
+            up.hold()
+        else:
+            self.on_first_byte(attempt, up, head)
+
+    def on_first_byte(self, attempt: Attempt, up: UpstreamConnection, head: ResponseHead) -> None:
+        now = trio.current_time()
+        attempt.first_byte_at = now
+        effects = self.race.on_head(attempt.number, now)
+        if not effects:
+            up.detach()  # It lost, and its bytes were under way already.
+            return
+        self._obey(effects, hedge=False)
+        self._host.on_first_byte(self, attempt, head)
+        connection = self.connection
+        untouched = relays_untouched(head, connection.http_minor)
+        if not untouched:
+            # HTTP/1.0 reads no chunks and HTTP/1.1 should not need the end of the connection to find an end.
+            self._rechunk = connection.http_minor == 1
+            connection.keep_alive = connection.keep_alive and self._rechunk
+        fields = self._host.response_fields(self, attempt, head)
+        written = client_response(head, fields, http_minor=connection.http_minor, keep_alive=connection.keep_alive)
+        self._host.timers.arm(self, now + self._limits.stall_timeout_s)
+        if untouched:
+            up.relay_to(connection, written)
+        else:
+            connection.write(written)
+            up.read_body()
+
+    def on_payload(self, payload: bytes, up: UpstreamConnection) -> None:
+        if self._rechunk:
+            payload = b"%x\r\n%b\r\n" % (len(payload), payload)
+        self.connection.write(payload, up)
+
+    def on_end(self, attempt: Attempt) -> None:
+        if self._rechunk:
+            self.connection.write(b"0\r\n\r\n")
+        head = attempt.head
+        assert head is not None
+        if head.status < 400:
+            verdict = Verdict.OK
+        else:
+            verdict = Verdict.CLIENT_ERROR if head.status < 500 else Verdict.SERVER_ERROR
+        self._end_attempt(attempt, verdict, "" if head.status < 400 else f"status {head.status}")
+        self.done = True
+        self._end()
+
+    def on_failed(self, attempt: Attempt, up: UpstreamConnection, error: ConnectionLost) -> None:
+        """The attempt's connection broke. What that means depends on what the client has seen."""
+        if attempt is self.winner:
+            self._break_off(attempt, up, str(error))
+            return
+        stale = up.reused and up.tally.bytes_in == 0 and not attempt.stale_retried
+        if stale and self._pending is None:
+            # A kept connection that the peer closed while our request was under way says nothing about the
+            # peer: once more, on a new one.
+            attempt.stale_retried = True
+            self._host.on_stale(self, attempt)
+            self._pending = (attempt.number, attempt.destination, attempt.hedge)
+            self._proceed()
+            return
+        self._fail(attempt, Verdict.BROKEN, str(error))
+
+    def on_deadline(self, now: float) -> None:
+        if self.settled:
+            self._watch_for_stall(now)
+        elif now >= self.first_byte_by:
+            self.timed_out = True
+            self.race.forbid_retry()
+            for number in self.race.live:
+                self._time_out(self._live_attempt(number))
+        else:
+            if not self._host.may_hedge(self):
+                self.race.forbid_hedge()
+            self._obey(self.race.on_wake(now), hedge=True)
+            self._arm()
+            self._proceed()
+
+    # --- deciding ---
+
+    def _obey(self, effects: Sequence[Effect[Destination]], *, hedge: bool) -> None:
+        for effect in effects:
+            match effect:
+                case Dispatch(number, destination):
+                    assert self._pending is None, "two attempts wait to be opened"
+                    self._pending = (number, destination, hedge)
+                case Cancel(number):
+                    self._cancel(number, "another attempt answered first")
+                case Settle(winner):
+                    self.settled = True
+                    self.winner = None if winner is None else self._live_attempt(winner)
+                case _:
+                    assert_never(effect)
+
+    def _may_try_again(self, attempt: Attempt) -> bool:
+        """Whether throwing this answer away leads anywhere: another copy runs, or another target is allowed."""
+        if self.race.live != (attempt.number,):
+            return True
+        return self.race.may_launch and self._host.may_retry(self)
+
+    def _fail(self, attempt: Attempt, verdict: Verdict, detail: str) -> None:
+        if attempt.verdict is not None:
+            return
+        self.failure = f"{attempt.destination.node}: {detail}"
+        self._end_attempt(attempt, verdict, detail)
+        if self.race.live == (attempt.number,) and not self._host.may_retry(self):
+            self.race.forbid_retry()
+        self._obey(self.race.on_failed(attempt.number, trio.current_time()), hedge=False)
+        self._arm()
+        self._proceed()
+
+    def _time_out(self, attempt: Attempt | None) -> None:
+        if attempt is None:
+            return
+        attempt.drop()
+        # A target is late only by its own measure: that a client was in a hurry says nothing about it.
+        late = trio.current_time() - attempt.dispatched_at >= self._limits.head_timeout_s
+        self._fail(attempt, Verdict.TIMED_OUT if late else Verdict.CANCELLED, "no first byte in time")
+
+    def _break_off(self, attempt: Attempt, up: UpstreamConnection, detail: str) -> None:
+        """The winner died inside its answer: say so in the stream if that can be said, and never end it cleanly."""
+        self.failure = f"{attempt.destination.node}: {detail}"
+        connection = self.connection
+        connection.keep_alive = False
+        assert attempt.head is not None
+        if not self._rechunk and connection.http_minor:
+            connection.write(broken_stream_ending(attempt.head, up.body, self.failure))
+        self._end_attempt(attempt, Verdict.BROKEN, detail)
+        self.done = True
+        self._end()
+
+    def _watch_for_stall(self, now: float) -> None:
+        winner = self.winner
+        if winner is None or winner.up is None or self.done:
+            return
+        up = winner.up
+        if up.bytes_in == self._progress_mark and not up.paused:
+            winner.detail = f"no byte for {self._limits.stall_timeout_s} s (upstream.stall_timeout_s)"
+            up.lose(winner.detail)
+            return
+        self._progress_mark = up.bytes_in
+        self._host.timers.arm(self, now + self._limits.stall_timeout_s)
+
+    # --- ending attempts ---
+
+    def _cancel(self, number: int, why: str) -> None:
+        attempt = self._live_attempt(number)
+        if attempt is None:  # Decided upon, and not begun.
+            self._pending = None
+            return
+        attempt.drop()
+        self._end_attempt(attempt, Verdict.CANCELLED, why)
+
+    def _cancel_all(self, why: str) -> None:
+        self._pending = None
+        self.race.on_cancel(0.0)
+        for attempt in self.attempts:
+            if attempt.verdict is None:
+                attempt.drop()
+                self._end_attempt(attempt, Verdict.CANCELLED, why)
+
+    def _end_attempt(self, attempt: Attempt, verdict: Verdict, detail: str) -> None:
+        if attempt.verdict is None:
+            attempt.verdict = verdict
+            attempt.detail = detail
+            self._host.on_attempt_end(self, attempt)
+
+    def _live_attempt(self, number: int) -> Attempt | None:
+        for attempt in self.attempts:
+            if attempt.number == number and attempt.verdict is None:
+                return attempt
+        return None
+
+    # --- the end ---
+
+    def _arm(self) -> None:
+        if not self.settled:
+            self._host.timers.arm(self, min(self.race.wake_at, self.first_byte_by))
+
+    def _end(self) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        self.deadline = math.inf
+        self._host.on_run_end(self)

@@ -1,0 +1,34 @@
+"""The last words of a stream that its runtime did not finish: an error event, and no clean end.
+
+A client must be able to tell a broken answer from a whole one. The relay has passed the runtime's chunks on as
+they came, so the chunk under way is filled with newlines, which server-sent events ignore; then one event with
+the error follows, and the connection ends without the last chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from infermesh.planes.data.errors import error_value
+from wire.http1 import CHUNKED, ResponseHead
+from wire.http1.framing import Body, ChunkedBody
+from wire.sse import encode_event
+
+_PADDING_BYTES_MAX: Final = 65_536
+
+
+def broken_stream_ending(head: ResponseHead, body: Body | None, failure: str) -> bytes:
+    """What to send before closing; b"" where an error event would not be understood."""
+    content_type = head.value(b"content-type") or b""
+    if head.framing != CHUNKED or not content_type.startswith(b"text/event-stream"):
+        return b""
+    if not isinstance(body, ChunkedBody) or body.in_trailer or body.in_line:
+        return b""
+    padding = b""
+    if body.missing_bytes:
+        if not 2 <= body.missing_bytes <= _PADDING_BYTES_MAX:
+            return b""
+        padding = b"\n" * (body.missing_bytes - 2) + b"\r\n"
+    message = f"the stream broke off: {failure}; the answer is incomplete, send the request again"
+    event = b"\n\n" + encode_event(error_value(502, "stream_broken", message))
+    return padding + b"%x\r\n%b\r\n" % (len(event), event)

@@ -1,0 +1,1 @@
+"""Adapters of GPU telemetry. `port` is what each offers."""

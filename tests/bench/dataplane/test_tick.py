@@ -1,0 +1,35 @@
+"""Reading meshd's tick histogram."""
+
+from __future__ import annotations
+
+import math
+
+from tests.bench.dataplane.tick import parse_counts, quantile_bound
+
+PAGE = """# HELP infermesh_tick_slip_seconds Lateness of a 50 ms tick.
+# TYPE infermesh_tick_slip_seconds histogram
+infermesh_tick_slip_seconds_bucket{le="0.001"} 90.0
+infermesh_tick_slip_seconds_bucket{le="0.02"} 99.0
+infermesh_tick_slip_seconds_bucket{le="+Inf"} 100.0
+infermesh_tick_slip_seconds_count 100.0
+infermesh_tick_slip_seconds_sum 0.3
+other_bucket{le="0.001"} 7
+"""
+
+
+def test_buckets_are_found_with_and_without_further_labels() -> None:
+    expected = {0.001: 90.0, 0.02: 99.0, math.inf: 100.0}
+    assert parse_counts(PAGE) == expected
+    assert parse_counts(PAGE.replace('{le="', '{node="edge",le="')) == expected
+
+
+def test_a_quantile_is_the_upper_bound_of_its_bucket_among_the_new_ticks() -> None:
+    after = parse_counts(PAGE)
+    assert quantile_bound({}, after, 0.99) == 0.02
+    assert quantile_bound({}, after, 0.9) == 0.001
+    assert quantile_bound({0.001: 90.0, 0.02: 98.0, math.inf: 98.0}, after, 0.99) == math.inf
+
+
+def test_no_ticks_give_no_figure() -> None:
+    assert math.isnan(quantile_bound({}, {}, 0.99))
+    assert math.isnan(quantile_bound(parse_counts(PAGE), parse_counts(PAGE), 0.99))

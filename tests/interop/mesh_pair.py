@@ -1,0 +1,173 @@
+"""Two meshd processes, a router and a GPU node in front of one runtime, made with the commands that people use.
+
+`mesh init` makes the trust domain, `meshd --config` runs each node, `mesh nodes --json` is what an operator sees.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from infermesh.core.model.state import ModelState
+from infermesh.planes.signal.codec import decode_delta
+from infermesh.planes.signal.publisher import SUBSCRIBE_PATH
+from wire.proto.delimited import DelimitedDecoder
+
+DOMAIN = "interop.mesh"
+ROUTER = "edge"
+GPU_NODE = "gpu-a"
+STOP_TIMEOUT_S = 10.0
+COMMAND_TIMEOUT_S = 30.0
+
+CONFIG = """
+[node]
+id = "{node}"
+roles = ["{role}"]
+data_dir = {data_dir}
+[client]
+listen = "127.0.0.1:{client}"
+[mesh]
+listen = "127.0.0.1:{mesh}"
+[admin]
+listen = "127.0.0.1:{admin}"
+[trust]
+domain = "{domain}"
+"""
+PEER = """
+[[peers]]
+id = "{node}"
+address = "127.0.0.1:{mesh}"
+roles = ["{role}"]
+"""
+RUNTIME = """
+[[runtimes]]
+kind = "vllm"
+url = "{url}"
+slots = {slots}
+"""
+
+
+class MeshPair:
+    def __init__(self, folder: Path, runtime_url: str, slots: int) -> None:
+        self._folder = folder
+        ports = free_ports(6)
+        self.client_port, router_mesh, self.admin_port = ports[:3]
+        gpu_client, self._gpu_mesh, gpu_admin = ports[3:]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.mesh("init", "--dir", str(folder), "--domain", DOMAIN, "--node", ROUTER, "--node", GPU_NODE)
+        runtime = RUNTIME.format(url=runtime_url, slots=slots)
+        peer = PEER.format(node=GPU_NODE, mesh=self._gpu_mesh, role="gpu")
+        self._configs = (
+            self._write(GPU_NODE, "gpu", (gpu_client, self._gpu_mesh, gpu_admin), runtime),
+            self._write(ROUTER, "router", (self.client_port, router_mesh, self.admin_port), peer),
+        )
+
+    def start(self) -> None:
+        program = Path(sys.executable).with_name("meshd")
+        for config in self._configs:
+            with config.with_suffix(".log").open("ab") as log:
+                self._processes.append(
+                    subprocess.Popen([program, "--config", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                )
+
+    def stop(self) -> list[int]:
+        """Stop both in good order; returns their exit codes."""
+        for process in self._processes:
+            process.terminate()
+        codes = []
+        for process in self._processes:
+            try:
+                codes.append(process.wait(STOP_TIMEOUT_S))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                codes.append(process.wait())
+        return codes
+
+    def logs(self) -> str:
+        return "\n".join(
+            f"--- {config.stem}\n{config.with_suffix('.log').read_text('utf-8', 'replace')[-1500:]}"
+            for config in self._configs
+        )
+
+    def mesh(self, *arguments: str) -> str:
+        """Run the `mesh` command; returns its stdout."""
+        program = str(Path(sys.executable).with_name("mesh"))
+        done = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"mesh {' '.join(arguments)} ended with {done.returncode}: {done.stderr[-500:]}")
+        return done.stdout
+
+    def model_row(self, model: str) -> dict[str, Any] | None:
+        """The model's row under the GPU node in `mesh nodes --json`; None while it is not there."""
+        shown = json.loads(self.mesh("nodes", "--admin", f"http://127.0.0.1:{self.admin_port}", "--json"))
+        for node in shown["nodes"]:
+            for row in node.get("models", ()):
+                if node["node"] == GPU_NODE and row["model"] == model:
+                    return {"node_state": node["state"], "emulated": node["emulated"], **row}
+        return None
+
+    def told_state(self) -> ModelState:
+        """What the GPU node tells routers: the first state of its stream, read with the router's certificate."""
+        own = self._folder / ROUTER
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname = False  # The node's name is in its SPIFFE id; this reader trusts any node of the domain.
+        tls.load_verify_locations(own / "ca.pem")
+        tls.load_cert_chain(own / "node.pem", own / "node.key")
+        connection = http.client.HTTPSConnection("127.0.0.1", self._gpu_mesh, timeout=10, context=tls)
+        try:
+            connection.request("POST", SUBSCRIBE_PATH)
+            answer = connection.getresponse()
+            decoder = DelimitedDecoder()
+            while True:
+                for message in decoder.feed(answer.read1(65536)):
+                    delta = decode_delta(message)
+                    if isinstance(delta, ModelState):
+                        return delta
+        finally:
+            connection.close()
+
+    def _write(self, node: str, role: str, ports: tuple[int, int, int], rest: str) -> Path:
+        config = self._folder / f"{node}.toml"
+        client, mesh, admin = ports
+        head = CONFIG.format(
+            node=node,
+            role=role,
+            data_dir=json.dumps(str(self._folder / node)),
+            client=client,
+            mesh=mesh,
+            admin=admin,
+            domain=DOMAIN,
+        )
+        config.write_text(head + rest, "utf-8")
+        return config
+
+
+def wait_until(what: str, is_so: Callable[[], bool], timeout_s: float) -> float:
+    """Ask again and again; returns the seconds it took, raises TimeoutError naming `what`.
+
+    Without a pause: each look is a command or an HTTP exchange, which takes its time.
+    """
+    began = time.monotonic()
+    while not is_so():
+        if time.monotonic() - began > timeout_s:
+            raise TimeoutError(f"{what}: not so after {timeout_s:g} s")
+    return time.monotonic() - began
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports that were free a moment ago; held together so that no two are the same."""
+    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = tuple(int(sock.getsockname()[1]) for sock in socks)
+    for sock in socks:
+        sock.close()
+    return ports

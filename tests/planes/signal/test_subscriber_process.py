@@ -1,0 +1,162 @@
+"""A whole GPU node's mesh port in a process of its own, killed for real."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from infermesh.core.model.names import NodeId
+from infermesh.core.model.nodes import Address, NodeRecord, NodeState, Role
+from infermesh.core.model.state import GpuState, ModelState
+from infermesh.planes.signal.mesh_dialer import MeshDialer
+from infermesh.planes.signal.subscriber import run_subscriber
+from infermesh.testing.certificates import TrustDomain
+from infermesh.testing.recorded_log import RecordedLog
+
+PROGRAM = """
+import sys
+from functools import partial
+import trio
+from infermesh.core.model.state import Lifecycle, ModelState
+from infermesh.net.tls import TlsEpoch
+from infermesh.planes.signal.publisher import SUBSCRIBE_PATH, Publisher
+from infermesh.testing.http_peer import serve_http_peer
+from infermesh.testing.recorded_log import RecordedLog
+from infermesh.core.trust import Identity
+
+folder, ca_file, port = sys.argv[1:]
+identity = Identity(node="gpu-a", trust_domain="test.mesh", spiffe_id="", certificate_file=f"{folder}/node.pem",
+                    key_file=f"{folder}/node.key", ca_file=ca_file, not_before=0.0, not_after=0.0)
+
+async def main():
+    publisher = Publisher(RecordedLog())
+    publisher.report(ModelState(node="gpu-a", model="m", runtime="fake", incarnation=1, sequence=1, source_time=0.0,
+                                lifecycle=Lifecycle.READY))
+    async def answer(request, response):
+        if request.target == SUBSCRIBE_PATH:
+            await publisher.serve(response)
+        else:
+            await response.send()
+    async with trio.open_nursery() as nursery:
+        serve = partial(serve_http_peer, answer, tls=TlsEpoch(identity).server, port=int(port))
+        peer = await nursery.start(serve)
+        print(peer.port, flush=True)
+
+trio.run(main)
+"""
+
+
+class _Report:
+    """Turns what is told into events that a test can wait for."""
+
+    def __init__(self) -> None:
+        self.alive_now = trio.Event()
+        self.dead_now = trio.Event()
+        self.states: list[ModelState] = []
+        self.reasons: list[str] = []
+
+    def model_state(self, state: ModelState) -> None:
+        self.states.append(state)
+
+    def gpu_state(self, state: GpuState) -> None: ...
+
+    def alive(self, node: NodeId, rtt_s: float, *, new_stream: bool) -> None:
+        self.alive_now.set()
+        self.dead_now = trio.Event()
+
+    def suspect(self, node: NodeId, reason: str) -> None: ...
+
+    def dead(self, node: NodeId, reason: str) -> None:
+        self.reasons.append(reason)
+        self.dead_now.set()
+        self.alive_now = trio.Event()
+
+    def refused(self, node: NodeId, reason: str) -> None: ...
+
+
+@contextmanager
+def _process(domain: TrustDomain, port: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    files = domain.node("gpu-a")
+    command = [sys.executable, "-c", PROGRAM, str(files.folder), str(files.ca_file), str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _dialer(domain: TrustDomain, port: int) -> MeshDialer:
+    epoch = domain.epoch("router")
+    record = NodeRecord(
+        node=NodeId("gpu-a"),
+        mesh_address=Address("127.0.0.1", port),
+        roles=frozenset({Role.GPU}),
+        zone="",
+        state=NodeState.JOINING,
+        since=0.0,
+    )
+    return MeshDialer(record, lambda: epoch)
+
+
+@pytest.mark.slow
+async def test_a_gpu_node_killed_with_sigkill_is_known_dead_within_a_second_and_found_again(tmp_path: Path) -> None:
+    domain = TrustDomain(tmp_path)
+    report, log = _Report(), RecordedLog()
+    async with trio.open_nursery() as nursery:
+        with _process(domain, 0) as (process, port):
+            dialer = _dialer(domain, port)
+
+            async def follow() -> None:
+                await run_subscriber(NodeId("gpu-a"), dialer, report, log, rng=random.Random(1))
+
+            nursery.start_soon(follow)
+            with trio.fail_after(10):
+                await report.alive_now.wait()
+            process.send_signal(signal.SIGKILL)
+            killed_at = trio.current_time()
+            with trio.fail_after(10):
+                await report.dead_now.wait()
+            known_after_s = trio.current_time() - killed_at
+        assert known_after_s < 1.0
+        assert "refused" in report.reasons[0]
+        assert len(report.states) == 1
+        with _process(domain, port), trio.fail_after(10):
+            await report.alive_now.wait()
+            nursery.cancel_scope.cancel()
+    assert len(report.states) == 2
+
+
+@pytest.mark.slow
+async def test_a_gpu_node_that_is_stopped_but_not_gone_is_suspected_and_then_dead(tmp_path: Path) -> None:
+    domain = TrustDomain(tmp_path)
+    report, log = _Report(), RecordedLog()
+    async with trio.open_nursery() as nursery:
+        with _process(domain, 0) as (process, port):
+            dialer = _dialer(domain, port)
+
+            async def follow() -> None:
+                await run_subscriber(NodeId("gpu-a"), dialer, report, log, rng=random.Random(1))
+
+            nursery.start_soon(follow)
+            with trio.fail_after(10):
+                await report.alive_now.wait()
+            process.send_signal(signal.SIGSTOP)
+            stopped_at = trio.current_time()
+            with trio.fail_after(10):
+                await report.dead_now.wait()
+            assert 2.4 < trio.current_time() - stopped_at < 5.0
+            assert report.reasons[0].startswith("no state for 3.0 s")
+            process.send_signal(signal.SIGCONT)
+            with trio.fail_after(10):
+                await report.alive_now.wait()
+            nursery.cancel_scope.cancel()
