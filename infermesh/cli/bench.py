@@ -229,7 +229,8 @@ def _text(note: TraceNote, options: RunOptions, result: RunResult, report: Repla
             f"{report.goodput.ttft_slo_ms:,.0f} ms, mean gap within {report.goodput.itl_slo_ms:g} ms",
         ),
         _line(
-            "tokens", f"{report.prompt_tokens:,} in, {report.output_tokens:,} out, {report.output_tokens_per_s:,.0f}/s"
+            "tokens",
+            f"{report.prompt_tokens:,} in, {report.output_tokens:,} out, {report.output_tokens_per_s:,.0f} a second",
         ),
     ]
     if report.nodes:

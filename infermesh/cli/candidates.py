@@ -17,17 +17,20 @@ _COLUMNS = (
     Column("RANGE", right=True),
     Column("TTFT", right=True),
     Column("TOTAL", right=True),
-    Column("= NETWORK", right=True),
-    Column("+ QUEUE", right=True),
-    Column("+ PREFILL", right=True),
-    Column("+ DECODE", right=True),
-    Column("+ PENALTY", right=True),
+    Column("NETWORK", right=True),
+    Column("QUEUE", right=True),
+    Column("PREFILL", right=True),
+    Column("DECODE", right=True),
+    Column("PENALTY", right=True),
     Column("LEARNT", right=True),
     Column("IN FLIGHT", right=True),
     Column("AGE", right=True),
 )
 
-LEGEND = "Milliseconds. LEARNT: factor on the prediction, from what came. AGE: of the node's figures."
+LEGEND = (
+    "Milliseconds. TTFT = NETWORK + QUEUE + PREFILL, TOTAL = TTFT + DECODE; the least SCORE is best, RANGE is how\n"
+    "sure it is. LEARNT: factor on the prediction, from what came. IN FLIGHT: of this router. AGE: of the signal."
+)
 
 
 def candidates_table(candidates: Sequence[CandidateRow]) -> Table:

@@ -34,7 +34,21 @@ def config() -> None:
     """Explain or check a node's config: file, then INFERMESH_SECTION__KEY, then --set."""
 
 
-@config.command("explain")
+_EXPLAIN_EXAMPLES = """\b
+Examples:
+  mesh config explain
+  mesh config explain --config node.toml
+  mesh config explain --config node.toml --set logs.level=debug --json
+"""
+
+_CHECK_EXAMPLES = """\b
+Examples:
+  mesh config check --config node.toml
+  mesh config check --config node.toml --json
+"""
+
+
+@config.command("explain", epilog=_EXPLAIN_EXAMPLES)
 @_FILE
 @_SET
 @_JSON
@@ -53,7 +67,7 @@ def explain_command(file: Path | None, settings: tuple[str, ...], *, as_json: bo
         click.echo(_table(rows))
 
 
-@config.command("check")
+@config.command("check", epilog=_CHECK_EXAMPLES)
 @_FILE
 @_SET
 @_JSON

@@ -16,7 +16,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "demo": ("infermesh.cli.demo", "A whole mesh on this machine, with emulated engines."),
     "init": ("infermesh.cli.init", "Make a trust domain, its CA and node certificates."),
     "ca": ("infermesh.cli.ca", "Renew and show certificates."),
-    "config": ("infermesh.cli.config", "Explain a node's config."),
+    "config": ("infermesh.cli.config", "Explain or check a node's config."),
     "nodes": ("infermesh.cli.nodes", "Nodes, their state, and what they serve."),
     "models": ("infermesh.cli.models", "Models of the fleet."),
     "gpus": ("infermesh.cli.gpus", "GPUs, their health and load."),

@@ -36,7 +36,7 @@ def console(*, stderr: bool = False) -> Console:
     """A console on the stream as it is now: tests and pipes replace it."""
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
-    return Console(file=stream, highlight=False, markup=False, width=None if terminal else _PIPE_COLUMNS)
+    return Console(file=stream, highlight=False, markup=False, emoji=False, width=None if terminal else _PIPE_COLUMNS)
 
 
 def make_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Table:

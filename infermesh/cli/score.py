@@ -41,7 +41,7 @@ _TOKENS_MAX = 10_000_000
 def score(model: str, prompt_tokens: int, output_tokens: int, admin: str, *, as_json: bool) -> None:
     """Score every target of MODEL as if a request came now: best first, in predicted milliseconds.
 
-    The score is the sum of network, queue, prefill, decode and penalties. Nothing is sent to any target.
+    Each prediction is shown with its parts: network, queue, prefill, decode, penalties. Nothing is sent to any target.
     """
     path = path_of("v1", "score", model=model, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
     page, body = ask(admin, path, ScorePage)

@@ -146,7 +146,8 @@ class EngineDriver:
         engine = self.engine
         previous_end = 0.0
         while True:
-            if engine.idle:
+            while engine.idle:
+                # More than once where a request came and was aborted before this task ran.
                 self._work = trio.Event()
                 await self._work.wait()
                 previous_end = trio.current_time()

@@ -20,7 +20,7 @@ import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
 from infermesh.net.reactor import GONE, HALF_CLOSED, READ, WRITE, Reactor
-from infermesh.net.timers import Timers
+from infermesh.net.timers import Entry, Timers
 from infermesh.net.tls import PeerRefused
 from infermesh.net.tls_session import TlsSession
 
@@ -56,7 +56,7 @@ class Connection:
         "paused",
         "reactor",
         "sock",
-        "timer_at",
+        "timer",
         "timers",
         "tls",
     )
@@ -74,7 +74,7 @@ class Connection:
         self.closed = False
         self.paused = False
         self.deadline = math.inf
-        self.timer_at = math.inf
+        self.timer: Entry | None = None
         self.mask = self.watch
         self._recv = sock.recv
         self._send = sock.send
@@ -267,10 +267,13 @@ class Connection:
             except PeerRefused as refused:
                 self.lose(str(refused))
                 return
-            early = tls.decrypt(b"")
+            self.on_secure()
             self.wake(outcome.Value(None))
-            if early:
-                self.on_bytes(early)
+            self._receive_tls(tls, b"")  # What came with the end of the handshake.
+
+    def on_secure(self) -> None:
+        """TLS is ready and the peer admitted: the handshake's deadline is over."""
+        self.timers.arm(self, math.inf)
 
     async def handshake(self, tls: TlsSession, deadline: float, admit: Callable[[TlsSession], None]) -> None:
         """Become a TLS connection. `admit` raises PeerRefused; it is asked before one byte of the peer is read.
@@ -286,7 +289,8 @@ class Connection:
         if self.closed:
             raise ConnectionLost("closed in the TLS handshake")
         await self.park()
-        self.timers.arm(self, math.inf)
+        if self.closed:  # After it was ready, and before this task had its turn.
+            raise ConnectionLost("closed right after the TLS handshake")
 
     # --- the parked task ---
 
@@ -333,7 +337,7 @@ class Connection:
         if self.closed:
             return
         self.closed = True
-        self.deadline = math.inf
+        self.timers.disarm(self)
         if self.mask:
             self.reactor.remove(self)
         self.sock.close()

@@ -119,6 +119,9 @@ class UpstreamPool:
             while True:
                 if self._closed:
                     raise ConnectFailed(f"the pool of {host}:{port} is closed")
+                if fresh and not self._plan.may_open() and (idle := self._plan.take_idle()) is not None:
+                    idle.close()  # It makes room: to this caller it is of no other use.
+                    self.forget(idle)
                 connection = None if fresh else self._plan.take_idle()
                 if connection is not None:
                     return connection
@@ -160,7 +163,7 @@ class UpstreamPool:
             # The ticket came after the handshake, with or before the first answer.
             self._secure.remember(up.tls)
         surplus = self._plan.put(up)
-        self._timers.arm(up, trio.current_time() + self._limits.idle_timeout_s)
+        self._timers.arm(up, self._timers.now() + self._limits.idle_timeout_s)
         if surplus is not None:
             surplus.close()
             self.forget(surplus)
@@ -173,15 +176,17 @@ class UpstreamPool:
             self._plan.drop(up)
             self._freed.unpark()
 
-    def close_idle(self) -> None:
-        """Drop what nobody uses: after a peer died, its idle connections are stale for certain."""
+    def doubt(self, why: str) -> None:
+        """The peer is held for dead: what idles is stale for certain, and exchanges are told (`on_doubt`)."""
         for up in list(self._plan.idle):
             up.close()
             self.forget(up)
+        for up in list(self._members):
+            up.doubt(why)
 
     def close(self) -> None:
-        """Close everything, in use or not. The pool opens no more."""
+        """Close everything; exchanges under way are told. The pool opens no more."""
         self._closed = True
         for up in list(self._members):
-            up.detach()
+            up.lose("its pool was closed")
         self._freed.unpark_all()

@@ -58,6 +58,10 @@ class Reactor:
     def __len__(self) -> int:
         return len(self._served)
 
+    def served(self) -> tuple[Served, ...]:
+        """Every connection at this moment. For whoever counts, not for the request path."""
+        return tuple(self._served.values())
+
     async def run(self) -> None:
         """Serve for ever; on cancellation abort whatever is still open."""
         try:

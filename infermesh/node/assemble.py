@@ -24,6 +24,7 @@ from infermesh.core.model.targets import RoutingView
 from infermesh.core.routing.admission import Admission
 from infermesh.core.routing.budget import HedgeBudget, RetryBudget
 from infermesh.core.routing.router import Router
+from infermesh.net.connection import Connection
 from infermesh.net.http1 import Request, ServerConnection, ServerLimits, SlowCall, StreamedResponse
 from infermesh.net.listener import Listener, listen
 from infermesh.net.pool import PoolLimits
@@ -33,6 +34,7 @@ from infermesh.net.tls import TlsEpoch
 from infermesh.node.admin_sources import NodeSources
 from infermesh.node.config import NodeConfig
 from infermesh.node.config_cores import admission_config, routing_config
+from infermesh.node.holdings import Holdings
 from infermesh.node.identity import Identity
 from infermesh.node.peer_reports import PeerReports
 from infermesh.node.runtimes import Runtimes
@@ -157,6 +159,22 @@ class Node:
         """End in good order: what runs may finish within `STOP_GRACE_S`."""
         self._stopping.set()
 
+    def holdings(self) -> Holdings:
+        """What this node holds now; for whoever looks for a leak."""
+        view, gate = self._control.view, self.frontend.gate if self.frontend is not None else None
+        return Holdings(
+            requests=self._busy.requests,
+            waiting=sum(map(gate.queue_len, view.eligible)) if gate is not None else 0,
+            admitted=sum(map(gate.inflight, view.eligible)) if gate is not None else 0,
+            attempts=sum(map(self.router.inflight, view.targets)),
+            forwarded=sum(map(self._local.inflight, view.targets)) if self._local is not None else 0,
+            subscribers=self._publisher.subscribers,
+            sockets=len(self._reactor),
+            unsent_bytes=sum(each.backlog_len for each in self._reactor.served() if isinstance(each, Connection)),
+            accepted={port: listener.connections for port, listener in self.sources.listeners.items()},
+            upstream=self._pools.counts(),
+        )
+
     async def _drain(self, listeners: list[Listener]) -> None:
         self._log.info("node_stopping", grace_s=STOP_GRACE_S, in_flight=self._busy.requests)
         self._busy.stopping = True
@@ -171,7 +189,11 @@ class Node:
         membership = self._config.membership
         dial = DialTiming(dial_deadline_s=self._config.upstream.connect_timeout_s)
         config = SubscriberConfig(
-            timing=LivenessTiming(suspect_after_s=membership.suspect_after_s, dead_after_s=membership.dead_after_s)
+            timing=LivenessTiming(
+                heartbeat_s=membership.heartbeat_s,
+                suspect_after_s=membership.suspect_after_s,
+                dead_after_s=membership.dead_after_s,
+            )
         )
         dialer = MeshDialer(record, self._tls, timing=dial)
         reports = PeerReports(self._control.post, self.telemetry.metrics)
@@ -207,6 +229,7 @@ class Node:
             self._pools,
             self._timers,
             metrics=self.telemetry.metrics,
+            tracer=self.telemetry.tracer,
             names=names,
             limits=self._config.upstream,
             busy=self._busy,

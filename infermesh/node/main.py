@@ -22,7 +22,7 @@ from infermesh.net.listener import ListenFailed
 from infermesh.node.assemble import Node, seeded_rng
 from infermesh.node.config import ConfigError, NodeConfig, load_config
 from infermesh.node.identity import Identity, IdentityError, load_identity
-from infermesh.observe.logs import configure_logs, flush_logs, keep_logs_flowing
+from infermesh.observe.logs import configure_logs, flush_logs, get_logger, keep_logs_flowing
 
 _EXAMPLES = """
 \b
@@ -70,6 +70,9 @@ def _serve(config: NodeConfig, identity: Identity | None) -> int:
         trio.run(_run, config, identity)
     except ListenFailed as error:
         click.echo(f"meshd: {error}; change its listen key in the config, or stop what uses it", err=True)
+        return 1
+    except Exception:  # noqa: BLE001 - the end of the process: what is left is to say why, where logs are read.
+        get_logger().critical("node_crashed", exc_info=True)
         return 1
     finally:
         flush_logs()

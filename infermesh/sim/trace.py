@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 MOONCAKE_BLOCK_TOKENS = 512
+_TICKS_PER_S = 10_000_000
 
 
 class TraceError(Exception):
@@ -46,13 +47,13 @@ def parse_trace(lines: Iterable[str], *, name: str, requests_max: int = 0) -> tu
 
 
 def parse_azure(lines: Iterable[str], *, name: str = "trace", requests_max: int = 0) -> tuple[TraceRequest, ...]:
-    rows: list[tuple[float, int, int]] = []
+    rows: list[tuple[int, int, int]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith(("#", "TIMESTAMP")):
             continue
         try:
             stamp, prompt, output = line.strip().split(",")
-            rows.append((_seconds(stamp), int(prompt), int(output)))
+            rows.append((_ticks(stamp), int(prompt), int(output)))
         except ValueError as error:
             raise TraceError(
                 f"{name}:{number}: not TIMESTAMP,ContextTokens,GeneratedTokens: {line.strip()!r}"
@@ -63,7 +64,10 @@ def parse_azure(lines: Iterable[str], *, name: str = "trace", requests_max: int 
         return ()
     begin = min(rows)[0]
     return _in_order(
-        [TraceRequest(round(stamp - begin, 6), max(1, prompt), max(1, output), ()) for stamp, prompt, output in rows]
+        [
+            TraceRequest((stamp - begin) / _TICKS_PER_S, max(1, prompt), max(1, output), ())
+            for stamp, prompt, output in rows
+        ]
     )
 
 
@@ -99,13 +103,16 @@ def _in_order(requests: Sequence[TraceRequest]) -> tuple[TraceRequest, ...]:
     return tuple(sorted(requests, key=lambda request: request.arrival_s))
 
 
-def _seconds(stamp: str) -> float:
-    """`2023-11-16 18:17:03.9799600` as seconds since some midnight: a trace needs differences only."""
+def _ticks(stamp: str) -> int:
+    """`2023-11-16 18:17:03.9799600` in units of 100 ns since some midnight: a trace needs differences only."""
     date, clock = stamp.split(" ")
     year, month, day = (int(part) for part in date.split("-"))
     hours, minutes, seconds = clock.split(":")
+    whole, _, fraction = seconds.partition(".")
     # Days by the civil calendar, years beginning in March so that the leap day comes last.
     shifted = year - (month <= 2)
     days = 365 * shifted + shifted // 4 - shifted // 100 + shifted // 400
     days += (153 * ((month + 9) % 12) + 2) // 5 + day
-    return (days * 24 + int(hours)) * 3600.0 + int(minutes) * 60.0 + float(seconds)
+    # In whole numbers: as seconds in a float, so many days would leave microseconds no room.
+    in_seconds = ((days * 24 + int(hours)) * 60 + int(minutes)) * 60 + int(whole)
+    return in_seconds * _TICKS_PER_S + int(fraction[:7].ljust(7, "0"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from types import TracebackType
 
 import h11
@@ -24,6 +24,32 @@ class ClientAnswer(msgspec.Struct, frozen=True):
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+def read_answers(received: bytes) -> list[ClientAnswer]:
+    """The responses in what one connection received until its end, interim ones passed over.
+
+    Raises h11.RemoteProtocolError when the last one is broken off, or when anything lies between or after them.
+    """
+    answers: list[ClientAnswer] = []
+    while received:
+        machine = h11.Connection(h11.CLIENT)
+        machine.send(h11.Request(method="GET", target="/", headers=[("host", "test")]))
+        machine.send(h11.EndOfMessage())
+        machine.receive_data(received)
+        machine.receive_data(b"")
+        head: h11.Response | None = None
+        body = b""
+        while not isinstance(event := machine.next_event(), h11.EndOfMessage):
+            if isinstance(event, h11.Response):
+                head = event
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+        assert head is not None
+        headers = {name.decode(): value.decode() for name, value in head.headers}
+        answers.append(ClientAnswer(head.status_code, headers, body))
+        received = machine.trailing_data[0]
+    return answers
 
 
 class H11Client:
@@ -89,10 +115,10 @@ class H11Client:
         assert isinstance(event, h11.EndOfMessage), event
         return None
 
-    async def events(self) -> AsyncIterator[str]:
+    async def events(self) -> AsyncGenerator[str, None]:
         """The payloads of an event stream, one `data:` line each, `[DONE]` among them."""
         buffer = b""
-        async for piece in self.data():
+        while (piece := await self.next_data()) is not None:
             buffer += piece
             *whole, buffer = buffer.split(b"\n\n")
             for event in whole:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -16,14 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from infermesh.core.model.state import ModelState
-from infermesh.planes.signal.codec import decode_delta
-from infermesh.planes.signal.publisher import SUBSCRIBE_PATH
-from wire.proto.delimited import DelimitedDecoder
-
 DOMAIN = "interop.mesh"
 ROUTER = "edge"
 GPU_NODE = "gpu-a"
+START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 30.0
 
@@ -47,6 +42,11 @@ id = "{node}"
 address = "127.0.0.1:{mesh}"
 roles = ["{role}"]
 """
+# Admission lets through three times what the engine runs at once, so that the engine's own queue is seen to move.
+ADMISSION = """
+[admission]
+overcommit = 3.0
+"""
 RUNTIME = """
 [[runtimes]]
 kind = "vllm"
@@ -67,7 +67,7 @@ class MeshPair:
         peer = PEER.format(node=GPU_NODE, mesh=self._gpu_mesh, role="gpu")
         self._configs = (
             self._write(GPU_NODE, "gpu", (gpu_client, self._gpu_mesh, gpu_admin), runtime),
-            self._write(ROUTER, "router", (self.client_port, router_mesh, self.admin_port), peer),
+            self._write(ROUTER, "router", (self.client_port, router_mesh, self.admin_port), peer + ADMISSION),
         )
 
     def start(self) -> None:
@@ -77,6 +77,20 @@ class MeshPair:
                 self._processes.append(
                     subprocess.Popen([program, "--config", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
                 )
+
+        wait_until("the router's admin port answers", self._answers, START_TIMEOUT_S)
+
+    def _answers(self) -> bool:
+        if any(process.poll() is not None for process in self._processes):
+            raise RuntimeError(f"a meshd ended at once:\n{self.logs()}")
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
 
     def stop(self) -> list[int]:
         """Stop both in good order; returns their exit codes."""
@@ -115,26 +129,6 @@ class MeshPair:
                 if node["node"] == GPU_NODE and row["model"] == model:
                     return {"node_state": node["state"], "emulated": node["emulated"], **row}
         return None
-
-    def told_state(self) -> ModelState:
-        """What the GPU node tells routers: the first state of its stream, read with the router's certificate."""
-        own = self._folder / ROUTER
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        tls.check_hostname = False  # The node's name is in its SPIFFE id; this reader trusts any node of the domain.
-        tls.load_verify_locations(own / "ca.pem")
-        tls.load_cert_chain(own / "node.pem", own / "node.key")
-        connection = http.client.HTTPSConnection("127.0.0.1", self._gpu_mesh, timeout=10, context=tls)
-        try:
-            connection.request("POST", SUBSCRIBE_PATH)
-            answer = connection.getresponse()
-            decoder = DelimitedDecoder()
-            while True:
-                for message in decoder.feed(answer.read1(65536)):
-                    delta = decode_delta(message)
-                    if isinstance(delta, ModelState):
-                        return delta
-        finally:
-            connection.close()
 
     def _write(self, node: str, role: str, ports: tuple[int, int, int], rest: str) -> Path:
         config = self._folder / f"{node}.toml"

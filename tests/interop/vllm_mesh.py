@@ -42,6 +42,7 @@ class Scenario:
             base_url=f"http://127.0.0.1:{mesh.client_port}/v1", api_key="unused", timeout=120.0, max_retries=0
         )
         self.checks: dict[str, dict[str, Any]] = {}
+        self._incarnation = 0  # Of the engine before it is killed.
 
     def run(self) -> None:
         for check in (self.becomes_ready, self.unary, self.stream, self.load, self.abort, self.kill, self.restart):
@@ -109,8 +110,7 @@ class Scenario:
         return {"running_before": running, "idle_after_ms": round(1e3 * took_s, 1), "tokens_made_after": tokens}
 
     def kill(self) -> dict[str, Any]:
-        before = self._mesh.told_state().incarnation
-        self.checks["restart"] = {"incarnation_before": before}
+        self._incarnation = self._row()["incarnation"]
         self._server.kill()
         took_s = wait_until("mesh nodes shows the model out of use", lambda: not self._is_ready(), NOTICE_TIMEOUT_S)
         began = time.monotonic()
@@ -133,8 +133,7 @@ class Scenario:
         started_s = self._server.start()
         took_s = wait_until("the restarted model is ready in mesh nodes", self._is_ready, NOTICE_TIMEOUT_S)
         answer = self._client.completions.create(model=MODEL, prompt="x", max_tokens=2)
-        after = self._mesh.told_state().incarnation
-        before = self.checks["restart"]["incarnation_before"]
+        before, after = self._incarnation, self._row()["incarnation"]
         expect(after > before, f"incarnation {after} after the restart, {before} before")
         return {
             "start_s": round(started_s, 1),

@@ -88,6 +88,20 @@ async def test_a_caller_that_waits_past_its_deadline_is_told_the_setting() -> No
         nursery.cancel_scope.cancel()
 
 
+async def test_a_caller_that_wants_a_fresh_one_at_the_bound_gets_the_place_of_an_idle_one() -> None:
+    async with running_reactor() as running, trio.open_nursery() as nursery:
+        peer: HttpPeer = await nursery.start(serve_http_peer, silent)
+        pool = pool_to(peer, running, connections_max=1)
+        kept = await pool.acquire(math.inf)
+        pool.give_back(kept)
+        with trio.fail_after(1):
+            assert await pool.acquire(math.inf, fresh=True) is not kept
+        assert kept.closed
+        assert pool.open_len == 1
+        pool.close()
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_refused_connection_is_a_plain_error_and_leaves_no_slot_taken() -> None:
     async with running_reactor() as running:
         pool = UpstreamPool(("127.0.0.1", 1), running.reactor, running.timers, limits=PoolLimits(connections_max=1))

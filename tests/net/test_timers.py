@@ -5,13 +5,13 @@ import math
 import trio
 from trio.testing import MockClock
 
-from infermesh.net.timers import Timers
+from infermesh.net.timers import Entry, Timers
 
 
 class Alarm:
     def __init__(self, log: list[tuple[str, float]], name: str) -> None:
         self.deadline = math.inf
-        self.timer_at = math.inf
+        self.timer: Entry | None = None
         self._log = log
         self._name = name
 
@@ -90,3 +90,20 @@ async def test_one_crashing_deadline_does_not_stop_the_others(autojump_clock: Mo
         nursery.cancel_scope.cancel()
     assert [name for name, _ in log] == ["y"]
     assert [str(error) for error in crashes] == ["broken"]
+
+
+async def test_ended_objects_do_not_stay_in_the_heap(autojump_clock: MockClock) -> None:
+    timers, log = Timers(), list[tuple[str, float]]()
+    last = Alarm(log, "last")
+    timers.arm(last, trio.current_time() + 50.0)
+    for _ in range(30_000):
+        alarm = Alarm(log, "ended")
+        timers.arm(alarm, trio.current_time() + 100.0)
+        timers.disarm(alarm)
+    assert len(timers) < 15_000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timers.run)
+        await trio.sleep(200)
+        nursery.cancel_scope.cancel()
+    assert len(timers) == 0
+    assert [name for name, _ in log] == ["last"]

@@ -8,7 +8,14 @@ The caller finds the empty line (`head_end`), bounds what it buffers while waiti
 bytes of one message to the framing of another.
 """
 
-from wire.http1.fields import Field, encode_request_head, encode_response_head, forwardable
+from wire.http1.fields import (
+    HOP_BY_HOP,
+    Field,
+    encode_relayed_head,
+    encode_request_head,
+    encode_response_head,
+    forwardable,
+)
 from wire.http1.framing import ChunkedBody, LengthBody, NoBody, UntilCloseBody, body_of
 from wire.http1.head import (
     CHUNKED,
@@ -23,6 +30,7 @@ from wire.http1.head import (
 
 __all__ = [
     "CHUNKED",
+    "HOP_BY_HOP",
     "UNTIL_CLOSE",
     "AmbiguousFraming",
     "ChunkedBody",
@@ -33,6 +41,7 @@ __all__ = [
     "ResponseHead",
     "UntilCloseBody",
     "body_of",
+    "encode_relayed_head",
     "encode_request_head",
     "encode_response_head",
     "forwardable",

@@ -29,6 +29,7 @@ HOP_BY_HOP: Final = frozenset(
 )
 
 # Connection must not be able to take these away (RFC 9110 section 7.6.1 forbids listing them).
+_USUAL_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te", b""})
 _NEVER_DROPPED: Final = frozenset({b"host", b"content-type", b"authorization", b"cache-control", b"traceparent"})
 
 
@@ -37,22 +38,34 @@ def connection_options(values: Sequence[bytes]) -> frozenset[bytes]:
     return frozenset(option.strip().lower() for value in values for option in value.split(b","))
 
 
-def forwardable(fields: Iterable[Field], drop: frozenset[bytes] = frozenset()) -> list[Field]:
-    """The fields that may pass to the next hop, without those in `drop`."""
-    listed = [value for name, value in fields if name == b"connection"]
+def forwardable(fields: Sequence[Field], lines: Sequence[bytes], drop: frozenset[bytes] = HOP_BY_HOP) -> list[bytes]:
+    """The lines of a head that may pass to the next hop. `drop` must hold HOP_BY_HOP, and may hold more."""
+    kept: list[bytes] = []
+    listed: list[bytes] = []
+    for field, line in zip(fields, lines, strict=True):
+        if field[0] not in drop:
+            kept.append(line)
+        elif field[0] == b"connection":
+            listed.append(field[1])
     if listed:
-        drop = drop | (connection_options(listed) - _NEVER_DROPPED)
-    gone = HOP_BY_HOP
-    return [field for field in fields if field[0] not in gone and field[0] not in drop]
+        gone = connection_options(listed) - _NEVER_DROPPED
+        if not gone <= _USUAL_OPTIONS:
+            kept = [line for line in kept if line.partition(b":")[0].lower() not in gone]
+    return kept
 
 
 def encode_fields(fields: Iterable[Field]) -> bytes:
     return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
-def encode_request_head(method: bytes, target: bytes, fields: Iterable[Field]) -> bytes:
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, encode_fields(fields))
+def encode_request_head(method: bytes, target: bytes, lines: Iterable[bytes]) -> bytes:
+    return b"\r\n".join([b"%b %b HTTP/1.1" % (method, target), *lines, b"", b""])
 
 
 def encode_response_head(status: int, reason: bytes, fields: Iterable[Field]) -> bytes:
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, encode_fields(fields))
+
+
+def encode_relayed_head(status: int, reason: bytes, lines: Iterable[bytes]) -> bytes:
+    """A response head out of lines, ours and passed-on ones."""
+    return b"\r\n".join([b"HTTP/1.1 %d %b" % (status, reason), *lines, b"", b""])

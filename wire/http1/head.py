@@ -36,6 +36,7 @@ class RequestHead(msgspec.Struct, frozen=True):
     target: bytes
     minor: int  # 0 or 1: the y of HTTP/1.y.
     fields: list[Field]  # Names in lower case, in the order of arrival.
+    lines: list[bytes]  # The same fields as they came, line by line: a relay passes them on without writing anew.
     framing: int  # Bytes of body, or CHUNKED.
     keep_alive: bool
     host: bytes
@@ -58,6 +59,7 @@ class ResponseHead(msgspec.Struct, frozen=True):
     reason: bytes
     minor: int
     fields: list[Field]
+    lines: list[bytes]
     framing: int  # Bytes of body, CHUNKED or UNTIL_CLOSE.
     keep_alive: bool
 
@@ -87,57 +89,63 @@ def head_end(data: bytes, start: int = 0) -> int:
     return -1
 
 
-class _Sink:
-    """What llhttp calls back into. One per head: llhttp keeps state that must not cross messages."""
+# What decides framing and the life of the connection.
+_SPECIAL: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
+_MINORS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 
-    __slots__ = ("fields", "reason", "url")
+
+class _Sink:
+    """What llhttp calls back into. One per head: llhttp keeps state that must not cross messages.
+
+    Only fields: the first line, once llhttp has found it well-formed, is quicker read off the bytes.
+    """
+
+    __slots__ = ("fields", "special")
 
     def __init__(self) -> None:
-        self.url = b""
-        self.reason = b""
         self.fields: list[Field] = []
-
-    def on_url(self, url: bytes) -> None:
-        self.url = url
-
-    def on_status(self, reason: bytes) -> None:
-        self.reason = reason
+        self.special: list[Field] = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.lower(), value))
+        field = (name.lower(), value)
+        self.fields.append(field)
+        if field[0] in _SPECIAL:
+            self.special.append(field)
 
 
 def parse_request_head(data: bytes) -> RequestHead:
     """One request head, `data` ending with its empty line. Raises RemoteProtocolError with the status to answer."""
-    _refuse_odd_lines(data)
+    lines = _lines(data)
     sink = _Sink()
-    parser = httptools.HttpRequestParser(sink)
     try:
-        parser.feed_data(data)
+        httptools.HttpRequestParser(sink).feed_data(data)
     except httptools.HttpParserUpgrade:
         pass  # An upgrade is an offer (RFC 9110 section 7.8); the fields say so and we need not take it.
     except httptools.HttpParserCallbackError:
         raise
     except httptools.HttpParserError as error:
         raise _refusal_of(error, "request", 400) from error
-    if data.count(b" ", 0, data.find(b"\r\n")) != 2:  # llhttp takes a run of spaces for one.
+    start = lines[0].split(b" ")
+    if len(start) != 3:  # llhttp takes a run of spaces for one, and a line without version for HTTP/0.9.
         raise RemoteProtocolError("request line is not 'method target version' with single spaces")
-    version = parser.get_http_version()
-    if version not in ("1.1", "1.0"):
-        raise RemoteProtocolError(f"HTTP version {version} on an HTTP/1 connection", status_hint=505)
-    if len(sink.url) > HTTP1_TARGET_BYTES_MAX:
+    method, target, version = start
+    minor = _MINORS.get(version, -1)
+    if minor < 0:
+        raise RemoteProtocolError(f"{version.decode()} on an HTTP/1 connection", status_hint=505)
+    if len(target) > HTTP1_TARGET_BYTES_MAX:
         raise RemoteProtocolError(f"request target of more than {HTTP1_TARGET_BYTES_MAX} bytes", status_hint=414)
-    minor = 1 if version == "1.1" else 0
-    special = _read_special(sink.fields)
-    if len(special.hosts) != 1 and (minor or special.hosts):
-        raise RemoteProtocolError(f"{len(special.hosts)} Host fields, where one is required")
-    host = special.hosts[0] if special.hosts else b""
-    method = parser.get_method()
+    field_lines = _field_lines(lines, sink.fields)
+    special = _read_special(sink.special)
+    hosts = special.hosts
+    if len(hosts) != 1 and (minor or hosts):
+        raise RemoteProtocolError(f"{len(hosts)} Host fields, where one is required")
+    host = hosts[0] if hosts else b""
     return RequestHead(
         method,
-        _checked_target(sink.url, host, method),
+        target if target[:1] == b"/" else _checked_target(target, host, method),
         minor,
         sink.fields,
+        field_lines,
         _request_framing(special, minor),
         _keeps_alive(special.connection, minor),
         host,
@@ -147,28 +155,29 @@ def parse_request_head(data: bytes) -> RequestHead:
 
 def parse_response_head(data: bytes, *, request_method: bytes) -> ResponseHead:
     """One response head, `data` ending with its empty line; `request_method` decides whether a body follows."""
-    _refuse_odd_lines(data)
+    lines = _lines(data)
     sink = _Sink()
-    parser = httptools.HttpResponseParser(sink)
     try:
-        parser.feed_data(data)
+        httptools.HttpResponseParser(sink).feed_data(data)
     except httptools.HttpParserUpgrade:
         pass
     except httptools.HttpParserCallbackError:
         raise
     except httptools.HttpParserError as error:
         raise _refusal_of(error, "response", 502) from error
-    version = parser.get_http_version()
-    if version not in ("1.1", "1.0"):
-        raise RemoteProtocolError(f"response in HTTP version {version}", status_hint=502)
-    minor = 1 if version == "1.1" else 0
-    status = parser.get_status_code()
+    version, _, rest = lines[0].partition(b" ")
+    minor = _MINORS.get(version, -1)
+    code, _, reason = rest.partition(b" ")
+    if minor < 0 or not (len(code) == 3 and code.isdigit()):
+        raise RemoteProtocolError(f"not the status line of HTTP/1: {lines[0][:80]!r}", status_hint=502)
+    status = int(code)
     if not 100 <= status <= 599:
         raise RemoteProtocolError(f"response status {status}", status_hint=502)
-    special = _read_special(sink.fields)
+    field_lines = _field_lines(lines, sink.fields)
+    special = _read_special(sink.special)
     framing = _response_framing(special, status, minor, request_method)
     keep = _keeps_alive(special.connection, minor) and framing != UNTIL_CLOSE
-    return ResponseHead(status, sink.reason, minor, sink.fields, framing, keep)
+    return ResponseHead(status, reason, minor, sink.fields, field_lines, framing, keep)
 
 
 def _refusal_of(error: httptools.HttpParserError, what: str, status_hint: int) -> RemoteProtocolError:
@@ -191,9 +200,26 @@ class _Special:
         self.expect = b""
 
 
-def _read_special(fields: list[Field]) -> _Special:
-    if len(fields) > HTTP1_HEADERS_MAX:
+def _lines(data: bytes) -> list[bytes]:
+    """The head's lines, its first one first and two empty ones last. Only CRLF may end a line."""
+    lines = data.split(b"\r\n")
+    ends = len(lines) - 1
+    if data.count(b"\n") != ends or data.count(b"\r") != ends:
+        raise RemoteProtocolError("bare CR or LF in a head")
+    if ends > HTTP1_HEADERS_MAX + 2:
         raise RemoteProtocolError(f"more than {HTTP1_HEADERS_MAX} header fields", status_hint=431)
+    return lines
+
+
+def _field_lines(lines: list[bytes], fields: list[Field]) -> list[bytes]:
+    """The lines of the fields, one each: a folded line is a second line of one field (RFC 9112 section 5.2)."""
+    found = lines[1:-2]
+    if len(found) != len(fields):
+        raise RemoteProtocolError("folded header line (RFC 9112 section 5.2)")
+    return found
+
+
+def _read_special(fields: list[Field]) -> _Special:
     special = _Special()
     for name, value in fields:
         match name:
@@ -212,18 +238,8 @@ def _read_special(fields: list[Field]) -> _Special:
     return special
 
 
-def _refuse_odd_lines(data: bytes) -> None:
-    lines = data.count(b"\r\n")
-    if data.count(b"\n") != lines or data.count(b"\r") != lines:
-        raise RemoteProtocolError("bare CR or LF in a head")
-    if b"\r\n " in data or b"\r\n\t" in data:
-        raise RemoteProtocolError("folded header line (RFC 9112 section 5.2)")
-
-
 def _checked_target(target: bytes, host: bytes, method: bytes) -> bytes:
-    """Origin form; an absolute form that agrees with Host is brought into it (RFC 9112 section 3.2.2)."""
-    if target[:1] == b"/":
-        return target
+    """A target that is not a path: an absolute form that agrees with Host becomes one (RFC 9112 section 3.2.2)."""
     if method == b"OPTIONS" and target == b"*":
         return target
     if target[:7].lower() == b"http://" or target[:8].lower() == b"https://":

@@ -84,6 +84,10 @@ class Answer:
         self.last_byte_at = now
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            # What a callback below raised, a defect included, comes wrapped.
+            assert error.__context__ is not None
+            raise error.__context__ from None
         except httptools.HttpParserError as error:
             raise BadAnswer(f"no HTTP/1.1 answer: {error}") from error
 

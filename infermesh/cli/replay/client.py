@@ -126,6 +126,8 @@ class ReplayClient:
                 if not data:
                     if answer.end():
                         return True
+                    if answer.error_message:  # The server said so before it closed.
+                        raise TargetFailed("error event", answer.error_message)
                     raise TargetFailed("broken", "the connection was closed inside the answer")
                 answer.feed(data, trio.current_time())
                 if 0 < cancel_after_tokens <= answer.tokens and not answer.complete:

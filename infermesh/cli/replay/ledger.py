@@ -51,17 +51,18 @@ class Ledger:
     def __init__(self) -> None:
         self.passages: list[Passage] = []
         self.settled: Counter[Status] = Counter()
+        self.forgotten: Counter[Status] = Counter()  # Settled ones that are no more than counted.
         self.gaps_s: array[float] = array("f")  # Every gap between two tokens of completed answers.
         self.first_tokens_s: array[float] = array("f")  # In the order they came: for progress.
         self.ended_s = 0.0
 
     @property
     def arrived(self) -> int:
-        return len(self.passages)
+        return len(self.passages) + self.forgotten.total()
 
     @property
     def in_flight(self) -> int:
-        return len(self.passages) - self.settled.total()
+        return self.arrived - self.settled.total()
 
     def open(self, *, number: int, at_s: float, prompt_tokens: int) -> Passage:
         passage = Passage(number=number, at_s=at_s, prompt_tokens=prompt_tokens)
@@ -81,18 +82,28 @@ class Ledger:
         passage.ttft_s = ttft_s
         self.first_tokens_s.append(ttft_s)
 
+    def forget(self, *, keep: int) -> None:
+        """Keep about the last `keep` passages and as many first tokens and gaps; of others, only how they ended."""
+        old = self.passages[: max(0, len(self.passages) - keep)]
+        self.forgotten.update(passage.status for passage in old if passage.status is not None)
+        self.passages = [passage for passage in old if passage.status is None] + self.passages[len(old) :]
+        del self.first_tokens_s[: max(0, len(self.first_tokens_s) - keep)]
+        del self.gaps_s[: max(0, len(self.gaps_s) - keep)]
+
     def of(self, status: Status) -> list[Passage]:
         return [passage for passage in self.passages if passage.status is status]
 
     def check(self, *, sent: int) -> None:
         """`sent`: arrivals of the plan whose moment came. Raises ConservationError."""
-        counted = Counter(passage.status for passage in self.passages)
+        counted: Counter[Status | None] = Counter(passage.status for passage in self.passages)
+        for status, count in self.forgotten.items():
+            counted[status] += count
         numbers = {passage.number for passage in self.passages}
         faults = []
         if self.arrived != sent:
             faults.append(f"{sent} were due and {self.arrived} are in the books")
-        if len(numbers) != self.arrived:
-            faults.append(f"{self.arrived - len(numbers)} are in the books twice")
+        if len(numbers) != len(self.passages):
+            faults.append(f"{len(self.passages) - len(numbers)} are in the books twice")
         if counted[None]:
             faults.append(f"{counted[None]} never ended")
         if any(counted[status] != self.settled[status] for status in Status):

@@ -67,6 +67,7 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
 def make_report(ledger: Ledger, *, sent: int, ttft_slo_ms: float, itl_slo_ms: float) -> ReplayReport:
     """Raises ConservationError when the books do not add up. `sent`: arrivals whose moment came."""
     ledger.check(sent=sent)
+    assert not ledger.forgotten, "figures are made of whole books"
     done = ledger.of(Status.COMPLETED)
     arrived, duration_s = ledger.arrived, ledger.ended_s
     good = sum(1 for passage in done if _is_good(passage, ttft_slo_ms, itl_slo_ms))

@@ -137,7 +137,9 @@ class Kernel:
                 assert_never(after.state)
 
     def on_outcome(self, outcome: Outcome, now: float) -> None:
-        effects = self._outliers.on_outcome(outcome.target, outcome.verdict, now, dispatched_at=now - outcome.total_s)
+        effects = self._outliers.on_outcome(
+            outcome.target, outcome.verdict, now, dispatched_at=now - outcome.total_s, count=outcome.count
+        )
         if effects:
             self._obey_outliers(effects, now)
 

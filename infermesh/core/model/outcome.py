@@ -24,4 +24,5 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     first_byte_s: float  # Seconds from dispatch to the first response byte; 0.0 when none came.
     total_s: float
+    count: int = 1  # So many successes in a row, told at once; the times are the last one's.
     detail: str = ""  # For logs and `mesh explain`; never holds bodies.

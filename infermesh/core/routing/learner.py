@@ -182,11 +182,19 @@ class TargetLearner:
         self.fresh_until = -math.inf
 
     def restart(self) -> None:
-        """A new engine on the same hardware: what was learnt is a guess now, not a measurement."""
-        self.ttft_factor.weight = min(self.ttft_factor.weight, 0.5)
+        """A new engine: taken for an average one until it has answered.
+
+        Kept, a factor learnt in its last, bad moments would turn requests away for minutes, and only requests can
+        tell better. Taken for too fast, it costs the few requests that may be on trial at once.
+        """
+        self.ttft_factor = Factor()
         self.decode_speed = DecodeSpeed()
         self.failing = 0.0
         self.touch()
+
+    def answered(self, latency_ms: float) -> None:
+        """Time to the first byte of a stream, or to a whole answer."""
+        self.latency_ms += (latency_ms - self.latency_ms) * (0.2 if self.latency_ms else 1.0)
 
     def failure_rate(self, now: float, half_life_s: float) -> float:
         if not self.failing:

@@ -91,12 +91,12 @@ class _Tally:
         self._turn_at = -math.inf
         self._good = self._bad = self._good_before = self._bad_before = 0
 
-    def add(self, *, failed: bool, now: float) -> None:
+    def add(self, *, failed: bool, now: float, count: int = 1) -> None:
         self._turn(now)
         if failed:
-            self._bad += 1
+            self._bad += count
         else:
-            self._good += 1
+            self._good += count
 
     def counts(self, now: float) -> tuple[int, int]:
         """(outcomes, failures)."""
@@ -187,7 +187,10 @@ class Outliers:
         surplus = len(ejected) - self._ejected_max(model)
         return [self._readmit(target, now, early=True) for target in ejected[: max(0, surplus)]]
 
-    def on_outcome(self, key: TargetKey, verdict: Verdict, now: float, *, dispatched_at: float) -> list[OutlierEffect]:
+    def on_outcome(
+        self, key: TargetKey, verdict: Verdict, now: float, *, dispatched_at: float, count: int = 1
+    ) -> list[OutlierEffect]:
+        """`count`: so many successes since the last word of this target; failures are told one by one."""
         target = self._targets.get(key)
         # Forgotten targets and late news are ignored, and so is what says nothing about the target.
         if target is None or dispatched_at < target.since or target.standing is Standing.EJECTED:
@@ -195,7 +198,7 @@ class Outliers:
         if verdict in _FAILURES:
             return self._on_failure(target, verdict, now)
         if verdict is Verdict.OK:
-            self._on_success(target, now)
+            self._on_success(target, count, now)
         return []
 
     def on_restart(self, key: TargetKey, now: float) -> list[OutlierEffect]:
@@ -229,16 +232,16 @@ class Outliers:
 
     # Inside.
 
-    def _on_success(self, target: _Target, now: float) -> None:
-        self._count(target, failed=False, now=now)
+    def _on_success(self, target: _Target, count: int, now: float) -> None:
+        self._count(target, failed=False, now=now, count=count)
         target.failures_in_row = target.connects_in_row = 0
         target.spared = False
-        target.successes_in_row += 1
+        target.successes_in_row += count
         if target.standing is Standing.PROBATION and target.successes_in_row >= self._config.probation_successes:
             target.move(_Event.PROVED, now)
         if target.level == 0:
             return
-        target.successes += 1
+        target.successes += count
         if target.successes >= self._config.forgive_successes:
             target.successes = 0
             target.level -= 1
@@ -282,11 +285,11 @@ class Outliers:
             return ""
         return f"{failures} of {outcomes} requests failed, the last one {verdict}"
 
-    def _count(self, target: _Target, *, failed: bool, now: float) -> None:
-        target.tally.add(failed=failed, now=now)
+    def _count(self, target: _Target, *, failed: bool, now: float, count: int = 1) -> None:
+        target.tally.add(failed=failed, now=now, count=count)
         tally = self._tallies.get(target.model)
         if tally is not None:
-            tally.add(failed=failed, now=now)
+            tally.add(failed=failed, now=now, count=count)
 
     def _readmit(self, target: _Target, now: float, *, early: bool) -> OutlierEffect:
         del self._ejected[target.key]

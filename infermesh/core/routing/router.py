@@ -21,6 +21,7 @@ import statistics
 from xxhash import xxh3_64_intdigest
 
 from infermesh.core.model.names import ModelName, TargetKey
+from infermesh.core.model.nodes import NodeState
 from infermesh.core.model.outcome import Verdict
 from infermesh.core.model.ports import Rng
 from infermesh.core.model.request import RequestFacts
@@ -55,12 +56,15 @@ class Router:
 
     def install(self, view: RoutingView, now: float) -> None:
         """Choose by this view from now on. Costs what changed, and one look at every target."""
+        if view is self._view:
+            return
         tracks = self._tracks
         for key, target in view.targets.items():
             track = tracks.get(key)
             if track is None:
                 self._take(target, now)
             elif track.target is not target:
+                self._note_absence(track, target, view)
                 self._update(track, target, now)
         gone = [key for key in tracks if key not in view.targets and not tracks[key].load.own]
         for key in gone:
@@ -68,9 +72,11 @@ class Router:
             self._pools[track.target.model].drop(track)
         for model, eligible in view.eligible.items():
             self._pool(model).offer_from([tracks[target.key] for target in eligible])
-        for model, pool in self._pools.items():
-            if model not in view.eligible:
-                pool.offer_from([])
+        for model in [model for model in self._pools if model not in view.eligible]:
+            pool = self._pools[model]
+            pool.offer_from([])
+            if not pool.by_bit:  # Nothing is left of it, neither a target nor an attempt.
+                del self._pools[model]
         self._view = view
         if now - self._fleet_at >= _FLEET_EVERY_S:
             self._fleet_at = now
@@ -175,7 +181,9 @@ class Router:
         assert track is not None  # Kept while it has leases.
         track.load.first_byte(lease, now)
         if lease.facts.stream:
-            self._learn_ttft(track, lease, (now - lease.dispatched_at) * 1e3, now)
+            ttft_ms = (now - lease.dispatched_at) * 1e3
+            track.learner.answered(ttft_ms)
+            self._learn_ttft(track, lease, ttft_ms, now)
         if hint is not None:
             self.on_hint(lease.target.key, hint, now)
 
@@ -201,14 +209,15 @@ class Router:
             fleet.answered(lease.facts.prompt_bytes, prompt_tokens, output_tokens)
             if lease.facts.stream:
                 self._learn_speed(track, lease, output_tokens, now)
-            elif output_tokens:
-                self._learn_whole(track, lease, took_ms, output_tokens, now)
+            else:
+                track.learner.answered(took_ms)
+                if output_tokens:
+                    self._learn_whole(track, lease, took_ms, output_tokens, now)
 
     # -- learning -----------------------------------------------------------------------------------------
 
     def _learn_ttft(self, track: Track, lease: Lease, ttft_ms: float, now: float) -> None:
         prediction, config, learner = lease.prediction, self._config, track.learner
-        learner.latency_ms += (ttft_ms - learner.latency_ms) * (0.2 if learner.latency_ms else 1.0)
         computed_ms = max(prediction.queue_ms + prediction.prefill_ms, 1e-3)
         residual = math.log(max(ttft_ms - prediction.network_ms, 1e-3) / computed_ms)
         for spread in (learner.spread, self._pools[lease.target.model].fleet.spread):
@@ -223,11 +232,20 @@ class Router:
         learner.touch()
 
     def _learn_whole(self, track: Track, lease: Lease, took_ms: float, output_tokens: int, now: float) -> None:
-        """An answer that came whole: its time minus the decode of as many tokens as it really had."""
+        """From an answer that came whole: no first token was seen, so one ratio for all of it.
+
+        Where the engine reports its gap, the decode is known apart, and only an answer that was mostly prefill says
+        something. Where it does not, prefill and decode move together.
+        """
         prediction = lease.prediction
         decode_ms = prediction.decode_ms * output_tokens / max(1, prediction.output_tokens)
-        scale = prediction.ttft_ms / max(prediction.ttft_ms + decode_ms, 1e-9)
-        self._learn_ttft(track, lease, took_ms * scale, now)
+        first_ms = prediction.queue_ms + prediction.prefill_ms
+        ratio = (took_ms - prediction.network_ms) / max(first_ms + decode_ms, 1e-3)
+        if not track.target.state.itl_ms:
+            self._note_speed(track, track.learner.speed * ratio, now)
+        elif decode_ms > first_ms:
+            return
+        self._learn_ttft(track, lease, prediction.network_ms + first_ms * ratio, now)
 
     def _learn_speed(self, track: Track, lease: Lease, output_tokens: int, now: float) -> None:
         """From one stream's own pace, for engines that do not report their inter-token gap."""
@@ -287,6 +305,15 @@ class Router:
         if fresh:
             self._notice_restart(track, target.state.incarnation)
             self._report(track, target, now)
+
+    def _note_absence(self, track: Track, target: Target, view: RoutingView) -> None:
+        """A node that was dead is met as new, though its engine ran on: nothing but its absence was learnt last."""
+        node = view.nodes.get(target.node)
+        if target.unavailable:
+            track.absent = track.absent or (node is not None and node.state is NodeState.DEAD)
+        elif track.absent:
+            track.absent = False
+            track.learner.restart()
 
     def _report(self, track: Track, target: Target, now: float) -> None:
         state = target.state

@@ -131,7 +131,7 @@ class Scorer:
         """The lasting copy of an offer."""
         track = offer.track
         width_ms = self.width_ms(offer, ask.now)
-        uncached = round(offer.uncached_tokens)
+        uncached = int(offer.uncached_tokens + 0.5)
         # By position, in the order of the fields: a fifth of the cost of names.
         prediction = Prediction(
             offer.ttft_ms,
@@ -144,13 +144,13 @@ class Scorer:
             offer.score_ms - width_ms,
             offer.score_ms + width_ms,
             self.late_ms(offer),
-            round(ask.prompt_tokens) - uncached,
+            int(ask.prompt_tokens + 0.5) - uncached,
             uncached,
             ask.now - track.load.reported_at,
             track.load.own,
             offer.correction,
             offer.others_ms,
-            round(ask.output_tokens),
+            int(ask.output_tokens + 0.5),
         )
         return Candidate(track.target, prediction, offer.score_ms)
 
@@ -163,12 +163,12 @@ class Scorer:
 
 
 def _admission_ms(track: Track, kv_tokens: float, tokens: float, stay_ms: float) -> float:
-    """Wait for a free slot and for KV memory: all that is there turns over once in a mean stay."""
+    """Wait for a free slot and for KV memory: a full engine turns over once in a mean stay."""
     excess = track.offer.total + 1 - track.slots
     wait_ms = excess / track.slots * stay_ms if excess > 0 else 0.0
     missing = kv_tokens + tokens - track.kv_capacity_tokens
-    if missing > 0.0 and kv_tokens > 0.0:
-        wait_ms = max(wait_ms, missing / kv_tokens * stay_ms)
+    if missing > 0.0:
+        wait_ms = max(wait_ms, missing / track.kv_capacity_tokens * stay_ms)
     return wait_ms
 
 

@@ -16,6 +16,7 @@ from infermesh.core.routing.prefix import Heat, Holding, PrefixIndex
 from infermesh.core.routing.router_config import RoutingConfig
 
 _ARRIVALS_WINDOW = 16.0  # The arrival rate is a mean over about so many requests.
+_GAP_S_MAX = 10.0  # A longer silence between two requests says no more than this one.
 
 
 class Offer:
@@ -54,6 +55,7 @@ class Track:
     """One target as this router knows it."""
 
     __slots__ = (
+        "absent",
         "cold_at",
         "decode_share",
         "fleet",
@@ -78,6 +80,7 @@ class Track:
         self.salt = salt  # Of its key: every router ranks the targets of a prompt alike.
         self.cold_at = 0.0  # When weighted_prefix last sent it a prompt that nobody held.
         self.incarnation = target.state.incarnation
+        self.absent = False  # Its node died, and has not come back into choice since.
         self.offer = Offer(self)
         self.decode_share = 1.0
         self.take(target, config)
@@ -173,7 +176,7 @@ class Pool:
         self.by_bit: dict[int, Track] = {}  # Whose bit of the prefix masks it is.
         self._bits = 0  # All of them.
         self._arrived_at = -math.inf
-        self._interval_s = math.inf
+        self._interval_s = 1.0  # Until some have come: the first burst must not look like the rate of the day.
 
     def take_bit(self, track: Track) -> int:
         """The lowest free bit, so that masks stay as short as the fleet is."""
@@ -197,18 +200,13 @@ class Pool:
         self.everybody = everybody
 
     def arrived(self, now: float) -> None:
-        gap = now - self._arrived_at
+        gap_s = min(now - self._arrived_at, _GAP_S_MAX)
         self._arrived_at = now
-        if gap == math.inf:
-            return
-        if self._interval_s == math.inf:
-            self._interval_s = gap
-        else:
-            self._interval_s += (gap - self._interval_s) / _ARRIVALS_WINDOW
+        self._interval_s += (gap_s - self._interval_s) / _ARRIVALS_WINDOW
 
     def arrivals_per_ms(self, now: float) -> float:
         """At one target, on average, from this router. A silence longer than the mean gap lowers it."""
-        if not self.tracks or self._interval_s == math.inf:
+        if not self.tracks or self._arrived_at == -math.inf:
             return 0.0
-        gap = max(self._interval_s, now - self._arrived_at, 1e-4)
-        return 1e-3 / (gap * len(self.tracks))
+        gap_s = max(self._interval_s, now - self._arrived_at, 1e-4)
+        return 1e-3 / (gap_s * len(self.tracks))

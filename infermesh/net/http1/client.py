@@ -44,6 +44,9 @@ class ResponseSink(Protocol):
     def on_body(self, up: UpstreamConnection, payload: bytes) -> None:
         """A piece of body after `read_body`, free of its framing."""
 
+    def on_doubt(self, up: UpstreamConnection, why: str) -> None:
+        """The peer is held for dead; the connection says nothing of it yet."""
+
     def on_end(self, up: UpstreamConnection) -> None:
         """The response is whole. The connection has been given back or closed already."""
 
@@ -122,7 +125,10 @@ class UpstreamConnection(Connection):
         self.exchanges += 1
         self.tally = ExchangeTally()
         self.deadline = math.inf
-        self.write(request)
+        if self.closed:
+            self.on_lost(ConnectionLost("closed before the request was sent"))
+        else:
+            self.write(request)
 
     def hold(self) -> None:
         """Keep the head to ourselves until the body begins: `on_first_bytes` tells."""
@@ -146,6 +152,11 @@ class UpstreamConnection(Connection):
         self._to = None
         self.abort()
         self._owner.forget(self)
+
+    def doubt(self, why: str) -> None:
+        """Tell whoever uses it, if anybody does, that the peer is held for dead."""
+        if self._sink is not None:
+            self._sink.on_doubt(self, why)
 
     # --- bytes ---
 
@@ -225,6 +236,8 @@ class UpstreamConnection(Connection):
             try:
                 taken = body.feed(rest)
             except RemoteProtocolError as error:
+                if self._to is not None:
+                    self._to.write(first)  # Whatever is said of this now must not come before our own head.
                 self.lose(f"malformed body: {error}")
                 return
         data = rest[:taken]
@@ -269,7 +282,12 @@ class UpstreamConnection(Connection):
     def on_eof(self) -> None:
         if isinstance(self._body, UntilCloseBody):
             self._body.done = True
-            self._complete(clean=False)
+            if self._holding:  # An empty body: the head is all there is to pass on.
+                self._holding = False
+                assert self._sink is not None
+                self._sink.on_first_bytes(self)
+            else:
+                self._complete(clean=False)
             return
         self.lose("closed by the peer before its response was whole" if self._sink else "closed by the peer")
 
@@ -281,6 +299,8 @@ class UpstreamConnection(Connection):
             sink.on_failed(self, error)
 
     def on_deadline(self, now: float) -> None:
-        if self._sink is None:  # Idle in its pool for long enough.
+        if self.tls is not None and not self.tls.ready:
+            self.lose("no TLS handshake in time (connect_timeout_s)")
+        elif self._sink is None:  # Idle in its pool for long enough.
             self.close()
             self._owner.forget(self)

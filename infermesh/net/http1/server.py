@@ -6,7 +6,8 @@ returns a coroutine function for what must be waited for, which the connection's
 whose way is free costs no task switch, and everything that waits does so in a trio task, under its scope.
 
 Requests that follow on the same connection wait, bounded, until the one before is answered: pipelining is safe, and
-responses cannot cross. What is malformed, oversized or slow is answered by the bytes that `refuse` gives, and the
+responses cannot cross. They also wait until the client has taken that answer, so that whoever asks without reading
+fills no memory but its own. What is malformed, oversized or slow is answered by the bytes that `refuse` gives, and the
 connection ends. A client that closes, or closes its sending half, is gone: its `work` is told at once and the scope
 of its task is cancelled (docs/decisions/0003).
 
@@ -111,7 +112,8 @@ class _State(enum.IntEnum):
     HEAD = 0  # Waiting for a head, or for the rest of one.
     BODY = 1
     BUSY = 2  # A request is with its task.
-    LINGER = 3  # Answered for the last time; what still comes is thrown away until the client has read it.
+    HELD = 3  # Answered; the next one waits until the client has taken the answer, or until its turn comes.
+    LINGER = 4  # Answered for the last time; what still comes is thrown away until the client has read it.
 
 
 class ServerConnection(Connection):
@@ -168,7 +170,7 @@ class ServerConnection(Connection):
         self.requests = 0
         self.scope = trio.CancelScope()
         super().__init__(sock, reactor, timers)
-        timers.arm(self, trio.current_time() + limits.idle_timeout_s)
+        timers.arm(self, timers.now() + limits.idle_timeout_s)
 
     # --- the task ---
 
@@ -208,12 +210,20 @@ class ServerConnection(Connection):
             return
         if not self.keep_alive:
             self._linger()
-            return
+        elif self.backlog_len:
+            self._state = _State.HELD  # `on_flushed` goes on; until then the time for sending runs.
+        else:
+            self._await_request()
+
+    def _await_request(self) -> None:
         self._state = _State.HEAD
-        self.timers.arm(self, trio.current_time() + self._limits.idle_timeout_s)
-        self.resume()
-        if self._buffer and not self._advancing:
+        self.timers.arm(self, self.timers.now() + self._limits.idle_timeout_s)
+        if self._advancing:
+            return
+        if self._buffer:
             self._advance()
+        if self._state is _State.HEAD or len(self._buffer) <= _PIPELINED_BYTES_MAX:
+            self.resume()
 
     # --- reading ---
 
@@ -223,22 +233,21 @@ class ServerConnection(Connection):
                 self.abort()
             return
         self._buffer = self._buffer + data if self._buffer else data
-        if self._state is _State.BUSY:
-            if len(self._buffer) > _PIPELINED_BYTES_MAX:
-                self.pause()
-            return
-        self._advance()
+        if self._state is _State.HEAD or self._state is _State.BODY:
+            self._advance()
+        if len(self._buffer) > _PIPELINED_BYTES_MAX and self._state is not _State.HEAD:
+            self.pause()
 
     def on_eof(self) -> None:
         if self._state is _State.LINGER:
             self.abort()
             return
-        if self._state is _State.BODY or (self._state is _State.HEAD and self._buffer):
-            # Nobody is left to read an answer; it is counted all the same.
-            self._refuse(Refusal(400, "truncated", "the client closed inside its request"))
         self.lose("closed by the client")
 
     def on_lost(self, error: ConnectionLost) -> None:
+        if self._state is _State.BODY or (self._state is _State.HEAD and self._head_begun):
+            # Closed or reset inside its request. Nobody is left to read an answer; it is counted all the same.
+            self._refuse(Refusal(400, "truncated", "the client left inside its request"))
         self.scope.cancel()
 
     def abort(self, error: ConnectionLost | None = None) -> None:
@@ -263,6 +272,7 @@ class ServerConnection(Connection):
                 if self._state is not _State.HEAD:
                     return
             # A client that pipelines cheap requests must not hold up everybody else.
+            self._state = _State.HELD
             self.hand_over(self._advance_later)
         except RemoteProtocolError as error:
             self.refuse(Refusal(error.status_hint, _reason_of(error), str(error)))
@@ -271,8 +281,8 @@ class ServerConnection(Connection):
 
     async def _advance_later(self) -> None:
         await trio.lowlevel.checkpoint()
-        if self._state is _State.HEAD and not self.closed:
-            self._advance()
+        if self._state is _State.HELD and not self.closed:
+            self._await_request()
 
     def _read_head(self) -> bool:
         buffer = self._buffer
@@ -283,7 +293,7 @@ class ServerConnection(Connection):
         if end < 0:
             if not self._head_begun and len(buffer) > start:
                 self._head_begun = True
-                self.timers.arm(self, trio.current_time() + self._limits.head_timeout_s)
+                self.timers.arm(self, self.timers.now() + self._limits.head_timeout_s)
             return False
         head = parse_request_head(buffer[start:end])
         if head.expect and head.expect.lower() != b"100-continue":
@@ -298,7 +308,7 @@ class ServerConnection(Connection):
         self._body = body_of(head.framing, keep_payload=True)
         self._body_parts = []
         self._body_bytes = 0
-        self._body_since = trio.current_time()
+        self._body_since = self.timers.now()
         self._state = _State.BODY
         if head.expect and head.minor and not self._buffer and not self._body.done:
             self.write(_CONTINUE)
@@ -343,7 +353,9 @@ class ServerConnection(Connection):
         self.http_minor = head.minor
         self.requests += 1
         self.deadline = math.inf
-        call = self._answer(self, Request(head, body, trio.current_time()))
+        if self.backlog_len:
+            self.on_backlog()  # A 100 Continue that the client does not take.
+        call = self._answer(self, Request(head, body, self.timers.now()))
         if call is not None:
             self.hand_over(call)
 
@@ -365,31 +377,48 @@ class ServerConnection(Connection):
         self._buffer = b""
         self.bytes_in = 0
         self.resume()
-        self.timers.arm(self, trio.current_time() + _LINGER_S)
-        if self.backlog_len == 0:
+        if self.backlog_len:
+            self.on_backlog()  # A slow reader gets all of it: its time begins when the last byte is out.
+        else:
             self.on_flushed()
 
     def on_flushed(self) -> None:
-        if self._state is _State.LINGER:
-            try:
-                if self.tls is not None and self.tls.ready:
-                    self._write_raw(self.tls.close_notify())
+        match self._state:
+            case _State.LINGER:
+                self._say_goodbye()
+            case _State.BUSY:
+                self.deadline = math.inf
+            case _State.HELD:
+                self._await_request()
+            case _:
+                pass  # A word inside a request (100 Continue): the request's own time runs on.
+
+    def _say_goodbye(self) -> None:
+        self.timers.arm(self, self.timers.now() + _LINGER_S)
+        try:
+            if self.tls is not None and self.tls.ready:
+                self._write_raw(self.tls.close_notify())
+            if self.backlog_len == 0:
                 self.sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                self.abort()  # The client went first.
-        elif self._state is _State.BUSY:
-            self.deadline = math.inf
+        except OSError:
+            self.abort()  # The client went first.
 
     def on_backlog(self) -> None:
         self._sent_mark = self.bytes_out
-        self.timers.arm(self, trio.current_time() + self._limits.send_timeout_s)
+        self.timers.arm(self, self.timers.now() + self._limits.send_timeout_s)
+
+    def on_secure(self) -> None:
+        self.timers.arm(self, self.timers.now() + self._limits.idle_timeout_s)
 
     def on_deadline(self, now: float) -> None:
+        if self.tls is not None and not self.tls.ready:
+            self.lose("no TLS handshake by its deadline (handshake_timeout_s)")
+            return
         limits = self._limits
         match self._state:
-            case _State.LINGER:
+            case _State.LINGER if self.backlog_len == 0:
                 self.abort()
-            case _State.BUSY:
+            case _State.BUSY | _State.HELD | _State.LINGER:
                 if self.backlog_len == 0:
                     return
                 if self.bytes_out == self._sent_mark:
@@ -405,7 +434,7 @@ class ServerConnection(Connection):
                     return
                 self.refuse(Refusal(408, "body_timed_out", "the request's body came too slowly (body_timeout_s)"))
             case _State.HEAD:
-                if self._buffer:
+                if self._head_begun:
                     text = f"the request's head was not complete after {limits.head_timeout_s} s (head_timeout_s)"
                     self.refuse(Refusal(408, "head_timed_out", text))
                 else:

@@ -23,14 +23,23 @@ class RequestRefused(Exception):
     """A request that is answered with an error here, without any attempt at a target."""
 
     def __init__(
-        self, status: int, code: str, message: str, *, param: str | None = None, retry_after_s: float | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        allow: str = "",
     ) -> None:
+        """`allow`: the methods that a 405 must name (RFC 9110 section 15.5.6)."""
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.allow = allow
 
 
 def error_type(status: int) -> str:

@@ -99,7 +99,7 @@ class Frontend:
             self._infer(connection, request, route)
         elif path == _MODELS or path.startswith(b"/v1/models/"):
             if head.method not in (b"GET", b"HEAD"):
-                raise self._not_allowed(head.method, path.decode("latin-1"), "GET")
+                raise self._not_allowed(head.method, path.decode("latin-1"), "GET, HEAD")
             self._answer_models(connection, path, head.method)
         elif path == b"/health" and head.method in (b"GET", b"HEAD"):
             connection.respond(200, [], method=head.method)
@@ -123,9 +123,12 @@ class Frontend:
 
     def _facts(self, request: Request) -> RequestFacts:
         try:
-            facts = read_facts(
-                request.body, read_hints(request.head, self._default_deadline_s), request.received_at, blocks_of
-            )
+            hints = read_hints(request.head, self._default_deadline_s)
+        except RequestRefused:
+            self._ledger.bad_request(PORT, "other")
+            raise
+        try:
+            facts = read_facts(request.body, hints, request.received_at, blocks_of)
         except RequestRefused:
             self._ledger.bad_request(PORT, "not_json")
             raise
@@ -144,7 +147,8 @@ class Frontend:
 
     def _not_allowed(self, method: bytes, path: str, allowed: str) -> RequestRefused:
         self._ledger.bad_request(PORT, "other")
-        return RequestRefused(405, "method_not_allowed", f"{path} takes {allowed}, not {method.decode('latin-1')}")
+        text = f"{path[:80]} takes {allowed}, not {method.decode('latin-1')}"
+        return RequestRefused(405, "method_not_allowed", text, allow=allowed)
 
     def _answer_models(self, connection: ServerConnection, path: bytes, method: bytes) -> None:
         if path == _MODELS:

@@ -11,13 +11,11 @@ import math
 from collections.abc import Iterable
 from typing import Protocol
 
-import trio
-
 from infermesh.core.model.names import ModelName
 from infermesh.core.routing.admission import Admission
 from infermesh.core.routing.arrival import Arrival
 from infermesh.core.routing.effects import AdmissionEffect, Admit, Refuse
-from infermesh.net.timers import Timers
+from infermesh.net.timers import Entry, Timers
 
 
 class Waiting(Protocol):
@@ -33,7 +31,7 @@ class Gate:
         self._waiting: dict[int, Waiting] = {}
         self._tickets = itertools.count(1)
         self.deadline = math.inf
-        self.timer_at = math.inf
+        self.timer: Entry | None = None
 
     def ticket(self) -> int:
         return next(self._tickets)
@@ -43,7 +41,7 @@ class Gate:
 
         An `Admit`, now or later, must be followed by `leave`.
         """
-        effect = self._admission.on_arrival(arrival, trio.current_time())
+        effect = self._admission.on_arrival(arrival, self._timers.now())
         if effect is not None and effect.ticket == arrival.ticket:
             return effect
         self._waiting[arrival.ticket] = request
@@ -53,22 +51,26 @@ class Gate:
 
     def leave(self, ticket: int) -> None:
         """An admitted request has ended, in whatever way."""
-        self._obey(self._admission.on_departure(ticket, trio.current_time()))
+        self._obey(self._admission.on_departure(ticket, self._timers.now()))
 
     def go(self, ticket: int) -> None:
         """A waiting client went away."""
         self._waiting.pop(ticket, None)
-        self._obey(self._admission.on_gone(ticket, trio.current_time()))
+        self._obey(self._admission.on_gone(ticket, self._timers.now()))
 
     def set_capacity(self, model: ModelName, slots: int) -> None:
-        self._obey(self._admission.set_capacity(model, slots, trio.current_time()))
+        self._obey(self._admission.set_capacity(model, slots, self._timers.now()))
 
     def forget(self, model: ModelName) -> None:
         """The model left the fleet."""
-        self._obey(self._admission.forget(model, trio.current_time()))
+        self._obey(self._admission.forget(model, self._timers.now()))
 
     def queue_len(self, model: ModelName) -> int:
         return self._admission.queue_len(model)
+
+    def inflight(self, model: ModelName) -> int:
+        """Slots in use."""
+        return self._admission.inflight(model)
 
     def on_deadline(self, now: float) -> None:
         self._obey(self._admission.on_wake(now))

@@ -6,30 +6,30 @@ a runtime, nor from a GPU node to a client, except the ones that DESIGN 4 names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from infermesh.core.model.state import LoadHint
 from wire.http1 import (
     CHUNKED,
+    HOP_BY_HOP,
     UNTIL_CLOSE,
-    Field,
     RequestHead,
     ResponseHead,
+    encode_relayed_head,
     encode_request_head,
-    encode_response_head,
     forwardable,
 )
 
 # Written anew by each hop. x-forwarded-for is replaced: nothing in front of a router is trusted to have set it.
-_REQUEST_DROPS: Final = frozenset(
+_REQUEST_DROPS: Final = HOP_BY_HOP | frozenset(
     {
         b"traceparent",
         b"tracestate",
-        b"via",
         b"x-forwarded-for",
         b"x-infermesh-request-id",
         b"x-infermesh-model",
+        b"x-infermesh-replica",
         b"x-infermesh-priority",
         b"x-infermesh-deadline-ms",
         b"x-infermesh-tenant",
@@ -37,33 +37,33 @@ _REQUEST_DROPS: Final = frozenset(
         b"x-infermesh-attempt",
     }
 )
-_RESPONSE_DROPS: Final = frozenset(
+_RESPONSE_DROPS: Final = HOP_BY_HOP | frozenset(
     {b"x-infermesh-load", b"x-infermesh-request-id", b"x-infermesh-node", b"x-infermesh-attempts"}
 )
 
 
-def upstream_request(head: RequestHead, body: bytes, added: Iterable[Field]) -> bytes:
-    """The request as it goes on: same method, target and body, framed by length; `added` are this hop's fields."""
-    fields = forwardable(head.fields, _REQUEST_DROPS)
-    fields += added
+def upstream_request(head: RequestHead, body: bytes, added: Sequence[bytes]) -> bytes:
+    """The request as it goes on: same method, target and body, framed by length; `added` are this hop's lines."""
+    lines = forwardable(head.fields, head.lines, _REQUEST_DROPS)
+    lines += added
     if body or head.framing:
-        fields.append((b"content-length", b"%d" % len(body)))
-    return encode_request_head(head.method, head.target, fields) + body
+        lines.append(b"content-length: %d" % len(body))
+    return encode_request_head(head.method, head.target, lines) + body
 
 
-def client_response(head: ResponseHead, added: Iterable[Field], *, http_minor: int, keep_alive: bool) -> bytes:
+def client_response(head: ResponseHead, added: Sequence[bytes], *, http_minor: int, keep_alive: bool) -> bytes:
     """The response's head for the client. Its body's framing stays what the runtime chose where that is possible."""
-    fields = forwardable(head.fields, _RESPONSE_DROPS)
-    fields += added
+    lines = forwardable(head.fields, head.lines, _RESPONSE_DROPS)
+    lines += added
     if head.framing >= 0:
         # 204, 304 and answers to HEAD have no length of their own to state.
         if head.status not in (204, 304):
-            fields.append((b"content-length", b"%d" % head.framing))
+            lines.append(b"content-length: %d" % head.framing)
     elif http_minor:
-        fields.append((b"transfer-encoding", b"chunked"))
+        lines.append(b"transfer-encoding: chunked")
     if not keep_alive:
-        fields.append((b"connection", b"close"))
-    return encode_response_head(head.status, head.reason, fields)
+        lines.append(b"connection: close")
+    return encode_relayed_head(head.status, head.reason, lines)
 
 
 def relays_untouched(head: ResponseHead, http_minor: int) -> bool:

@@ -11,7 +11,7 @@ import random
 import msgspec
 
 from infermesh.core.model.ports import Rng
-from wire.http1 import Field, RequestHead
+from wire.http1 import RequestHead
 from wire.tracecontext import encode_traceparent, parse_traceparent, parse_tracestate
 
 
@@ -23,15 +23,15 @@ class RequestName(msgspec.Struct, frozen=True):
     sampled: bool
     tracestate: bytes
 
-    def fields(self) -> list[Field]:
-        """What the next hop is told."""
-        fields = [
-            (b"x-infermesh-request-id", self.request_id),
-            (b"traceparent", encode_traceparent(self.trace_id, self.span_id, sampled=self.sampled)),
+    def lines(self) -> list[bytes]:
+        """What the next hop is told, as field lines."""
+        lines = [
+            b"x-infermesh-request-id: " + self.request_id,
+            b"traceparent: " + encode_traceparent(self.trace_id, self.span_id, sampled=self.sampled),
         ]
         if self.tracestate:
-            fields.append((b"tracestate", self.tracestate))
-        return fields
+            lines.append(b"tracestate: " + self.tracestate)
+        return lines
 
 
 class RequestNames:

@@ -11,18 +11,16 @@ from __future__ import annotations
 import math
 from typing import Final, Protocol
 
-import trio
-
 from infermesh.core.model.outcome import Verdict
 from infermesh.core.routing.arrival import Arrival
 from infermesh.core.routing.effects import Admit, RefusalReason, Refuse
-from infermesh.core.routing.plan import Plan
+from infermesh.core.routing.plan import Plan, Prediction
 from infermesh.net.http1 import ServerConnection
 from infermesh.planes.data.busy import Busy
 from infermesh.planes.data.errors import RequestRefused
 from infermesh.planes.data.gate import Gate
 from infermesh.planes.data.record import Ending, RequestRecord
-from infermesh.planes.data.router_host import RequestContext, RouterDestination, RouterHost
+from infermesh.planes.data.router_host import RequestContext, RouterDestination, RouterHost, nobody_waits
 from infermesh.planes.data.run import Run, RunLimits
 from infermesh.planes.data.serving import send_refusal
 from wire.http1 import Field
@@ -69,7 +67,7 @@ class Inference:
                 tenant=facts.tenant,
                 deadline=facts.deadline,
                 predicted_ttft_ms=first.ttft_ms if first else 0.0,
-                work_ms=first.total_ms if first else 0.0,
+                work_ms=_slot_ms(first) if first else 0.0,
             ),
             self,
         )
@@ -84,7 +82,7 @@ class Inference:
             record.ending, record.reason = Ending.REJECTED, effect.reason.value
             self._refuse(_refusal_of(effect, record.model))
             return
-        now = trio.current_time()
+        now = self._parts.host.timers.now()
         record.queue_wait_s = now - record.received_at
         self._parts.host.ledger.waited(record)
         plan = self._plan
@@ -130,10 +128,10 @@ class Inference:
 
     def _make_plan(self) -> Plan:
         record = self._context.record
-        began = trio.current_time()
+        began = self._parts.host.timers.now()
         plan = self._parts.host.router.plan(self._context.facts, began)
         self._plan = record.plan = plan
-        record.chosen_at = trio.current_time()
+        record.chosen_at = self._parts.host.timers.now()
         record.choice_s = record.chosen_at - began
         self._parts.host.ledger.chosen(record)
         return plan
@@ -189,13 +187,21 @@ class Inference:
 
     def _end(self) -> None:
         """The books are closed; the connection's turn is the caller's to end."""
+        self._run = None
+        self._context.on_run_end = nobody_waits
         if self._connection.work is self:
             self._connection.work = None
-        self._parts.host.ledger.ended(self._context.record, trio.current_time())
+        self._parts.host.ledger.ended(self._context.record, self._parts.host.timers.now())
         self._parts.busy.leave()
         ticket, self._ticket = self._ticket, 0
         if ticket:
             self._parts.gate.leave(ticket)
+
+
+def _slot_ms(prediction: Prediction) -> float:
+    """How long the request will hold its slot. Without the wait for one, which is admission's to add, and without
+    penalties, which compare targets and take no time: with them a full fleet would promise room far too late."""
+    return prediction.network_ms + prediction.prefill_ms + prediction.decode_ms
 
 
 def _refusal_of(effect: Refuse, model: str) -> RequestRefused:

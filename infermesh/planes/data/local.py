@@ -21,6 +21,7 @@ from infermesh.net.pool import UpstreamPool
 from infermesh.net.timers import Timers
 from infermesh.observe.families import Value
 from infermesh.observe.metrics import Metrics
+from infermesh.observe.tracing import Tracer
 from infermesh.planes.data.busy import Busy
 from infermesh.planes.data.errors import RequestRefused
 from infermesh.planes.data.heads import encode_load, upstream_request
@@ -28,7 +29,7 @@ from infermesh.planes.data.identity import RequestName, RequestNames
 from infermesh.planes.data.pools import Pools
 from infermesh.planes.data.run import Attempt, Run, RunLimits
 from infermesh.planes.data.serving import send_refusal
-from wire.http1 import Field, RequestHead, ResponseHead
+from wire.http1 import RequestHead, ResponseHead
 
 PORT: Final = "mesh"
 _PATHS: Final = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings"})
@@ -75,6 +76,7 @@ class LocalPlane:
         timers: Timers,
         *,
         metrics: Metrics,
+        tracer: Tracer,
         names: RequestNames,
         limits: RunLimits,
         busy: Busy,
@@ -82,8 +84,10 @@ class LocalPlane:
     ) -> None:
         self.timers = timers
         self._me = me
+        self._via = b"via: 1.1 " + me.encode()  # After those of the hops before (RFC 9110 section 7.6.3).
         self._pools = pools
         self._metrics = metrics
+        self._tracer = tracer
         self._names = names
         self._limits = limits
         self._busy = busy
@@ -117,6 +121,7 @@ class LocalPlane:
             first_byte_by=trio.current_time() + self._limits.head_timeout_s,
             limits=self._limits,
             context=_LocalContext(request, destination, name),
+            last_words=False,  # The router adds its own, and a client wants one.
         )
         self._busy.enter()
         self._inflight[key] = self._inflight.get(key, 0) + 1
@@ -124,8 +129,11 @@ class LocalPlane:
         run.start()
 
     def on_run_end(self, run: Run) -> None:
-        self._inflight[_context(run).destination.key] -= 1
+        context = _context(run)
+        self._inflight[context.destination.key] -= 1
         self._busy.leave()
+        if context.name.sampled:
+            self._trace(run, context)
         connection = run.connection
         if run.cancelled:
             return
@@ -144,11 +152,11 @@ class LocalPlane:
 
     def request_bytes(self, run: Run, attempt: Attempt) -> bytes:
         context = _context(run)
-        return upstream_request(context.request.head, context.request.body, context.name.fields())
+        return upstream_request(context.request.head, context.request.body, [*context.name.lines(), self._via])
 
-    def response_fields(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[Field]:
+    def response_lines(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[bytes]:
         hint = self.load_of(_context(run).destination.key)
-        return [(b"x-infermesh-load", encode_load(hint))] if hint is not None else []
+        return [b"x-infermesh-load: " + encode_load(hint)] if hint is not None else []
 
     def may_hedge(self, run: Run) -> bool:
         return False
@@ -188,6 +196,23 @@ class LocalPlane:
         return LoadHint(state.incarnation, waiting, max(0, inside - waiting), state.kv_usage)
 
     # --- inside ---
+
+    def _trace(self, run: Run, context: _LocalContext) -> None:
+        """The runtime's part of the trace: its span is the one that the runtime was told as its parent."""
+        name, tracer, now = context.name, self._tracer, trio.current_time()
+        offset = tracer.unix_offset_s(now)
+        attributes: dict[str, str | int | float | bool] = {"target": context.destination.key}
+        if run.failure or run.cancelled:
+            attributes["error"] = run.failure or "cancelled by the router"
+        tracer.record(
+            "compute",
+            int((context.request.received_at + offset) * 1e9),
+            int((now + offset) * 1e9),
+            name.trace_id,
+            name.span_id,
+            name.parent_span_id,
+            attributes=attributes,
+        )
 
     def _key_of(self, head: RequestHead) -> TargetKey:
         model = head.value(b"x-infermesh-model")

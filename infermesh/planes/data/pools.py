@@ -75,9 +75,8 @@ class Pools:
                 continue
             if node not in self._peers:
                 self._peers[node] = self._peer_pool(node, (record.mesh_address.host, record.mesh_address.port))
-            # What idles towards a dead node is stale for certain, and would cost each retry another try.
             if record.state is NodeState.DEAD and self._states.get(node) is not NodeState.DEAD:
-                self._peers[node].close_idle()
+                self._peers[node].doubt(f"the node is held for dead: {record.reason}")
             self._states[node] = record.state
         for node in [node for node in self._peers if node not in view.nodes]:
             self._peers.pop(node).close()

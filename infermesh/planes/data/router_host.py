@@ -7,10 +7,9 @@ attempt exactly once at its start, at its first byte and at its end.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
-import trio
-
-from infermesh.core.model.names import ModelName, NodeId
+from infermesh.core.model.names import ModelName, NodeId, TargetKey
 from infermesh.core.model.outcome import Outcome, Verdict
 from infermesh.core.model.request import RequestFacts
 from infermesh.core.routing.budget import HedgeBudget, RetryBudget
@@ -26,8 +25,11 @@ from infermesh.planes.data.ledger import Ledger
 from infermesh.planes.data.pools import Pools
 from infermesh.planes.data.record import AttemptRecord, RequestRecord
 from infermesh.planes.data.run import Attempt, Destination, Run
-from wire.http1 import Field, ResponseHead
+from wire.http1 import ResponseHead
 from wire.sse import usage_tokens
+
+
+_SUCCESSES_EVERY_S: Final = 0.02
 
 
 class RouterDestination:
@@ -52,7 +54,7 @@ class RequestContext:
         self.record = record
         self.name = name
         self.attempts: dict[int, AttemptRecord] = {}
-        self.on_run_end: Callable[[Run], None] = _nobody
+        self.on_run_end: Callable[[Run], None] = nobody_waits
 
 
 class RouterHost:
@@ -74,8 +76,10 @@ class RouterHost:
         self.timers = timers
         self._hedges = hedges
         self._retries = retries
-        self._via: Field = (b"via", b"1.1 " + pseudonym.encode())
+        self._via = b"via: 1.1 " + pseudonym.encode()
         self._post = post
+        # Per target: successes not told yet, and when the next ones are due. As large as the fleet.
+        self._successes: dict[TargetKey, list[float]] = {}
 
     def on_request(self, model: ModelName) -> None:
         """A request that was admitted: it earns its share of the budgets."""
@@ -92,18 +96,18 @@ class RouterHost:
     def request_bytes(self, run: Run, attempt: Attempt) -> bytes:
         context = _context(run)
         target = _lease(attempt).target
-        added = context.name.fields()
-        added.append((b"x-infermesh-model", target.model.encode()))
+        lines = context.name.lines()
+        lines.append(b"x-infermesh-model: " + target.model.encode())
         if target.state.replica:
-            added.append((b"x-infermesh-replica", b"%d" % target.state.replica))
-        added.append(self._via)
-        return upstream_request(context.request.head, context.request.body, added)
+            lines.append(b"x-infermesh-replica: %d" % target.state.replica)
+        lines.append(self._via)
+        return upstream_request(context.request.head, context.request.body, lines)
 
-    def response_fields(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[Field]:
+    def response_lines(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[bytes]:
         return [
-            (b"x-infermesh-request-id", _context(run).name.request_id),
-            (b"x-infermesh-node", attempt.destination.node.encode()),
-            (b"x-infermesh-attempts", b"%d" % len(run.attempts)),
+            b"x-infermesh-request-id: " + _context(run).name.request_id,
+            b"x-infermesh-node: " + attempt.destination.node.encode(),
+            b"x-infermesh-attempts: %d" % len(run.attempts),
         ]
 
     def may_hedge(self, run: Run) -> bool:
@@ -152,7 +156,7 @@ class RouterHost:
         context = _context(run)
         verdict = attempt.verdict
         assert verdict is not None
-        now = trio.current_time()
+        now = self.timers.now()
         kept = context.attempts[attempt.number]
         kept.verdict = verdict
         kept.detail = attempt.detail
@@ -169,22 +173,10 @@ class RouterHost:
             # Without usage each event is about one token, but for the last one, which says [DONE].
             record.output_tokens = output_tokens or max(0, tally.events - 1)
         self.router.finished(lease, now, verdict, output_tokens, prompt_tokens)
-        cancelled = verdict is Verdict.CANCELLED
-        lost_race = cancelled and run.settled
-        self.ledger.attempt_ended(
-            kept, cancel_reason=("hedge_lost" if lost_race else "client_gone") if cancelled else ""
-        )
+        self.ledger.attempt_ended(kept, cancel_reason=_cancel_reason(run) if verdict is Verdict.CANCELLED else "")
         if len(run.attempts) > 1 and attempt is run.winner:
             self._count_hedge(run, context.facts.model)
-        self._post(
-            Outcome(
-                target=lease.target.key,
-                verdict=verdict,
-                first_byte_s=kept.first_byte_s,
-                total_s=kept.total_s,
-                detail=attempt.detail,
-            )
-        )
+        self._tell(lease.target.key, verdict, kept, now)
 
     def on_stale(self, run: Run, attempt: Attempt) -> None:
         self.ledger.stale(attempt.destination.node)
@@ -193,6 +185,31 @@ class RouterHost:
         _context(run).on_run_end(run)
 
     # --- inside ---
+
+    def _tell(self, key: TargetKey, verdict: Verdict, kept: AttemptRecord, now: float) -> None:
+        """Post an outcome to the kernel: successes together, whatever else at once and in its order."""
+        told = self._successes.get(key)
+        if told is None:
+            told = self._successes[key] = [0, 0.0]
+        if verdict is Verdict.OK:
+            told[0] += 1
+            if now < told[1]:
+                return
+        if told[0]:
+            self._post(
+                Outcome(target=key, verdict=Verdict.OK, first_byte_s=0.0, total_s=kept.total_s, count=int(told[0]))
+            )
+            told[0], told[1] = 0, now + _SUCCESSES_EVERY_S
+        if verdict is not Verdict.OK:
+            self._post(
+                Outcome(
+                    target=key,
+                    verdict=verdict,
+                    first_byte_s=kept.first_byte_s,
+                    total_s=kept.total_s,
+                    detail=kept.detail,
+                )
+            )
 
     def _load(self, destination: Destination) -> float:
         target = _candidate(destination).target
@@ -204,7 +221,14 @@ class RouterHost:
             self.ledger.hedge(model, "won" if hedge is run.winner else "lost")
 
 
-def _nobody(run: Run) -> None:
+def _cancel_reason(run: Run) -> str:
+    if run.cancelled:
+        return "client_gone"
+    return "deadline" if run.timed_out else "hedge_lost"
+
+
+def nobody_waits(run: Run) -> None:
+    """The end of a run before its request begins, or after it ended: a defect."""
     raise AssertionError("a run whose request does not wait for it")
 
 

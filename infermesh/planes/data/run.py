@@ -28,13 +28,15 @@ from infermesh.core.routing.race import Race
 from infermesh.net.connection import ConnectionLost
 from infermesh.net.http1 import ServerConnection, UpstreamConnection
 from infermesh.net.pool import ConnectFailed, UpstreamPool
-from infermesh.net.timers import Timers
+from infermesh.net.timers import Entry, Timers
 from infermesh.planes.data.heads import client_response, relays_untouched
 from infermesh.planes.data.stream_end import broken_stream_ending
-from wire.http1 import Field, ResponseHead, encode_response_head
+from wire.http1 import ResponseHead, encode_relayed_head
 
 # Another target may do better: the failure is the target's, not the request's. 429 is a target that is full.
 _RETRYABLE: Final = frozenset({429, 500, 502, 503, 504})
+# A stream of a node that is held for dead has so long to show a byte: tokens come tens of times in it.
+_DOUBT_S: Final = 1.0
 
 
 class Destination(Protocol):
@@ -52,7 +54,9 @@ class RunHost(Protocol):
     timers: Timers
 
     def request_bytes(self, run: Run, attempt: Attempt) -> bytes: ...
-    def response_fields(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[Field]: ...
+    def response_lines(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[bytes]:
+        """Field lines that the answer gets on its way."""
+
     def may_hedge(self, run: Run) -> bool: ...
     def may_retry(self, run: Run) -> bool: ...
     def on_dispatch(self, run: Run, attempt: Attempt) -> None: ...
@@ -129,6 +133,9 @@ class Attempt:
     def on_body(self, up: UpstreamConnection, payload: bytes) -> None:
         self.run.on_payload(payload, up)
 
+    def on_doubt(self, up: UpstreamConnection, why: str) -> None:
+        self.run.on_doubt(self, up, why)
+
     def on_end(self, up: UpstreamConnection) -> None:
         self.run.on_end(self)
 
@@ -139,10 +146,12 @@ class Attempt:
 class Run:
     __slots__ = (
         "_host",
+        "_last_words",
         "_limits",
         "_pending",
         "_progress_mark",
         "_rechunk",
+        "_stall_reason",
         "attempts",
         "cancelled",
         "connection",
@@ -155,7 +164,7 @@ class Run:
         "race",
         "settled",
         "timed_out",
-        "timer_at",
+        "timer",
         "winner",
     )
 
@@ -169,9 +178,12 @@ class Run:
         first_byte_by: float,
         limits: RunLimits,
         context: object,
+        last_words: bool = True,
     ) -> None:
+        """`last_words`: a stream that breaks off ends with an error event; where the asker is a client."""
         self._host = host
         self._limits = limits
+        self._last_words = last_words
         self.connection = connection
         self.context = context  # The host's: what it needs to know of this request.
         self.race: Race[Destination] = Race(destinations, hedge_after_s)
@@ -185,14 +197,15 @@ class Run:
         self.timed_out = False  # `first_byte_by` came first.
         self.failure = ""  # Why no answer could be had, or why it broke off.
         self.deadline = math.inf
-        self.timer_at = math.inf
+        self.timer: Entry | None = None
         self._pending: tuple[int, Destination, bool] | None = None
         self._rechunk = False
         self._progress_mark = -1
+        self._stall_reason = ""  # Why no progress is expected; empty: nothing but time speaks against it.
 
     def start(self) -> None:
         """Make the first attempt. May end the run before it returns."""
-        self._obey(self.race.start(trio.current_time()), hedge=False)
+        self._obey(self.race.start(self._host.timers.now()), hedge=False)
         self._proceed()
 
     def cancel(self) -> None:
@@ -223,7 +236,7 @@ class Run:
 
     def _begin(self, attempt: Attempt) -> Attempt:
         self.attempts.append(attempt)
-        attempt.dispatched_at = trio.current_time()
+        attempt.dispatched_at = self._host.timers.now()
         self._host.on_dispatch(self, attempt)
         self._arm()
         return attempt
@@ -234,13 +247,18 @@ class Run:
         attempt = self._live_attempt(pending[0]) if pending is not None else None
         if attempt is None or self.ended:
             return
+        self._arm()  # A hedge that came due while this one waited for the task.
         pool = attempt.destination.pool
         up: UpstreamConnection | None = None
         try:
             with trio.CancelScope() as attempt.opening:
                 up = await pool.acquire(self.first_byte_by, fresh=attempt.stale_retried)
         except ConnectFailed as error:
-            self._fail(attempt, Verdict.CONNECT_FAILED, str(error))
+            now = self._host.timers.now()
+            if now < self.first_byte_by:
+                self._fail(attempt, Verdict.CONNECT_FAILED, str(error))
+            elif attempt.verdict is None:
+                self.on_deadline(now)  # A client in a hurry: nothing is held against the target.
             return
         finally:
             attempt.opening = None
@@ -257,7 +275,7 @@ class Run:
 
     def on_interim(self, head: ResponseHead) -> None:
         if head.status != 100 and self.connection.http_minor and not self.settled:
-            self.connection.write(encode_response_head(head.status, head.reason, head.fields))
+            self.connection.write(encode_relayed_head(head.status, head.reason, head.lines))
 
     def on_head(self, attempt: Attempt, up: UpstreamConnection, head: ResponseHead) -> None:
         if head.status in _RETRYABLE and self._may_try_again(attempt):
@@ -270,7 +288,7 @@ class Run:
             self.on_first_byte(attempt, up, head)
 
     def on_first_byte(self, attempt: Attempt, up: UpstreamConnection, head: ResponseHead) -> None:
-        now = trio.current_time()
+        now = self._host.timers.now()
         attempt.first_byte_at = now
         effects = self.race.on_head(attempt.number, now)
         if not effects:
@@ -284,14 +302,15 @@ class Run:
             # HTTP/1.0 reads no chunks and HTTP/1.1 should not need the end of the connection to find an end.
             self._rechunk = connection.http_minor == 1
             connection.keep_alive = connection.keep_alive and self._rechunk
-        fields = self._host.response_fields(self, attempt, head)
-        written = client_response(head, fields, http_minor=connection.http_minor, keep_alive=connection.keep_alive)
+        lines = self._host.response_lines(self, attempt, head)
+        written = client_response(head, lines, http_minor=connection.http_minor, keep_alive=connection.keep_alive)
         self._host.timers.arm(self, now + self._limits.stall_timeout_s)
         if untouched:
             up.relay_to(connection, written)
         else:
             connection.write(written)
-            up.read_body()
+            if not self.ended:  # The client may be gone at the first word.
+                up.read_body()
 
     def on_payload(self, payload: bytes, up: UpstreamConnection) -> None:
         if self._rechunk:
@@ -321,11 +340,26 @@ class Run:
             # A kept connection that the peer closed while our request was under way says nothing about the
             # peer: once more, on a new one.
             attempt.stale_retried = True
+            attempt.up = None
             self._host.on_stale(self, attempt)
             self._pending = (attempt.number, attempt.destination, attempt.hedge)
             self._proceed()
             return
         self._fail(attempt, Verdict.BROKEN, str(error))
+
+    def on_doubt(self, attempt: Attempt, up: UpstreamConnection, why: str) -> None:
+        """The attempt's node is held for dead, and hung or cut off: its connection would tell much later, or never.
+
+        Who has seen no byte tries another node at once. A stream that flows may know better than the news, and is
+        given a moment to show it.
+        """
+        if attempt is not self.winner:
+            up.detach()
+            self._fail(attempt, Verdict.BROKEN, why)
+        elif not self.done:
+            self._progress_mark = up.bytes_in
+            self._stall_reason = why
+            self._host.timers.arm(self, self._host.timers.now() + _DOUBT_S)
 
     def on_deadline(self, now: float) -> None:
         if self.settled:
@@ -335,6 +369,9 @@ class Run:
             self.race.forbid_retry()
             for number in self.race.live:
                 self._time_out(self._live_attempt(number))
+        elif self._pending is not None:
+            # An attempt waits for the connection's task, which arms anew when it comes to it.
+            self._host.timers.arm(self, self.first_byte_by)
         else:
             if not self._host.may_hedge(self):
                 self.race.forbid_hedge()
@@ -371,7 +408,7 @@ class Run:
         self._end_attempt(attempt, verdict, detail)
         if self.race.live == (attempt.number,) and not self._host.may_retry(self):
             self.race.forbid_retry()
-        self._obey(self.race.on_failed(attempt.number, trio.current_time()), hedge=False)
+        self._obey(self.race.on_failed(attempt.number, self._host.timers.now()), hedge=False)
         self._arm()
         self._proceed()
 
@@ -380,7 +417,7 @@ class Run:
             return
         attempt.drop()
         # A target is late only by its own measure: that a client was in a hurry says nothing about it.
-        late = trio.current_time() - attempt.dispatched_at >= self._limits.head_timeout_s
+        late = self._host.timers.now() - attempt.dispatched_at >= self._limits.head_timeout_s
         self._fail(attempt, Verdict.TIMED_OUT if late else Verdict.CANCELLED, "no first byte in time")
 
     def _break_off(self, attempt: Attempt, up: UpstreamConnection, detail: str) -> None:
@@ -389,8 +426,9 @@ class Run:
         connection = self.connection
         connection.keep_alive = False
         assert attempt.head is not None
-        if not self._rechunk and connection.http_minor:
-            connection.write(broken_stream_ending(attempt.head, up.body, self.failure))
+        if self._last_words:
+            minor = connection.http_minor
+            connection.write(broken_stream_ending(attempt.head, up.body, self.failure, http_minor=minor))
         self._end_attempt(attempt, Verdict.BROKEN, detail)
         self.done = True
         self._end()
@@ -401,10 +439,10 @@ class Run:
             return
         up = winner.up
         if up.bytes_in == self._progress_mark and not up.paused:
-            winner.detail = f"no byte for {self._limits.stall_timeout_s} s (upstream.stall_timeout_s)"
-            up.lose(winner.detail)
+            up.lose(self._stall_reason or f"no byte for {self._limits.stall_timeout_s} s (upstream.stall_timeout_s)")
             return
         self._progress_mark = up.bytes_in
+        self._stall_reason = ""
         self._host.timers.arm(self, now + self._limits.stall_timeout_s)
 
     # --- ending attempts ---
@@ -429,6 +467,8 @@ class Run:
         if attempt.verdict is None:
             attempt.verdict = verdict
             attempt.detail = detail
+            if self._pending is not None and self._pending[0] == attempt.number:
+                self._pending = None  # It waited to be opened once more.
             self._host.on_attempt_end(self, attempt)
 
     def _live_attempt(self, number: int) -> Attempt | None:
@@ -447,5 +487,10 @@ class Run:
         if self.ended:
             return
         self.ended = True
-        self.deadline = math.inf
+        self._host.timers.disarm(self)
         self._host.on_run_end(self)
+        # Nothing refers to an ended run but its own attempts. Without this cycle it is freed here and now, and the
+        # collector, whose pauses every stream would feel, has nothing to find.
+        self.attempts.clear()
+        self.winner = None
+        self.context = None

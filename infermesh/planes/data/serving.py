@@ -49,6 +49,8 @@ def send_refusal(
     if refused.retry_after_s is not None:
         # Whole seconds (RFC 9110 section 10.2.3), rounded up: earlier would be turned away again.
         added.append((b"retry-after", b"%d" % max(1, -int(-refused.retry_after_s // 1))))
+    if refused.allow:
+        added.append((b"allow", refused.allow.encode()))
     body = error_body(refused.status, refused.code, refused.message, refused.param)
     connection.respond(refused.status, added, body, method=method)
 

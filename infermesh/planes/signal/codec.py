@@ -29,6 +29,8 @@ LABEL_CHARS_MAX: Final = 128
 # Above any real count, and small enough that sums over a fleet stay exact in a float.
 COUNT_MAX: Final = 2**31 - 1
 NUMBER_MAX: Final = 2**53
+# A node has at most so many runtimes, and names them in a header of four digits.
+REPLICA_MAX: Final = 9_999
 # Milliseconds and tokens per second: a million seconds, and far more tokens than any node makes.
 RATE_MAX: Final = 1e9
 
@@ -65,6 +67,7 @@ def encode_model_state(state: ModelState) -> bytes:
             generation_tokens_per_s=state.generation_tokens_per_s,
             prefix_hit_rate=state.prefix_hit_rate,
             context_tokens_max=state.context_tokens_max,
+            replica=state.replica,
         )
     )
     return encode_delimited(delta.SerializeToString())
@@ -139,6 +142,7 @@ def _model_state(message: state_pb2.ModelState) -> ModelState:
         generation_tokens_per_s=_number(message.generation_tokens_per_s, where, "generation_tokens_per_s", RATE_MAX),
         prefix_hit_rate=_number(message.prefix_hit_rate, where, "prefix_hit_rate", 1.0),
         context_tokens_max=_integer(message.context_tokens_max, where, "context_tokens_max", COUNT_MAX),
+        replica=_integer(message.replica, where, "replica", REPLICA_MAX),
     )
 
 

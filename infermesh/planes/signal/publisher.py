@@ -20,6 +20,7 @@ from typing import Final, Protocol
 import msgspec
 import trio
 
+from infermesh.core.model.names import target_key
 from infermesh.core.model.state import GpuState, ModelState
 from infermesh.planes.signal.codec import Heartbeat, encode_gpu_state, encode_heartbeat, encode_model_state
 from infermesh.planes.signal.event_log import EventLog
@@ -65,7 +66,7 @@ class Publisher:
 
     def report(self, state: ModelState) -> None:
         """Replace what is known of this model and wake the subscribers. 5 us."""
-        self._put(f"model {state.model}", encode_model_state(state))
+        self._put(f"model {target_key(state.node, state.model, state.replica)}", encode_model_state(state))
 
     def report_gpu(self, state: GpuState) -> None:
         self._put(f"gpu {state.gpu_uuid}", encode_gpu_state(state))

@@ -31,7 +31,8 @@ class Fleet:
     """The open streams of all backends, and the clock that feeds them."""
 
     def __init__(self, loop: Loop) -> None:
-        self.streams: dict[str, Stream] = {}
+        # Under one name there are two while a router hedges.
+        self.streams: dict[str, list[Stream]] = {}
         self.requests = 0
         self.events_sent = 0
         self._loop = loop
@@ -51,24 +52,35 @@ class Fleet:
             self._ticker = Ticker(self._loop, 0.001, self._tick)
 
     def opened(self, stream: Stream) -> None:
-        self.streams[stream.name] = stream
+        self.streams.setdefault(stream.name, []).append(stream)
         stream.release()
         if self._slots:
             self._next_slot = (self._next_slot + 1) % len(self._slots)
             self._slots[self._next_slot].append(stream)
 
-    def finish_all(self) -> dict[str, int]:
-        """End every stream cleanly; returns how many events each had been sent."""
+    def release(self, name: str, events: int) -> None:
+        """Send this many events to whoever reads the stream of this name."""
+        for stream in self.streams.get(name, ()):
+            for _ in range(events):
+                stream.release()
+
+    def finish_all(self) -> dict[str, list[int]]:
+        """End every stream cleanly; returns how many events were sent under each name, by each of its streams."""
         self.pace(0)
-        sent = {stream.name: stream.sent for stream in self.streams.values()}
-        for stream in self.streams.values():
-            stream.connection.stream = None
-            stream.connection.write(STREAM_END)
+        sent = {name: [stream.sent for stream in streams] for name, streams in self.streams.items()}
+        for streams in self.streams.values():
+            for stream in streams:
+                stream.connection.stream = None
+                stream.connection.write(STREAM_END)
         self.streams = {}
         return sent
 
     def gone(self, stream: Stream) -> None:
-        self.streams.pop(stream.name, None)
+        streams = self.streams.get(stream.name, [])
+        if stream in streams:
+            streams.remove(stream)
+        if not streams:
+            self.streams.pop(stream.name, None)
         for slot in self._slots:
             if stream in slot:
                 slot.remove(stream)

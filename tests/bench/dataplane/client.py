@@ -135,9 +135,7 @@ class StreamReader(Endpoint):
             self.seen += events
             self._tally.events += events
             if self._credit and not self._tally.ending:
-                stream = self._fleet.streams[self.name]
-                for _ in range(events):
-                    stream.release()
+                self._fleet.release(self.name, events)
         if self._tally.ending:
             self._tail = (self._tail + data)[-256:]
             self.ended = self._tail.endswith(b"0\r\n\r\n") and DONE_EVENT in self._tail

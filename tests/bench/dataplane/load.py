@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tests.bench.dataplane import processes
+from tests.bench.dataplane import processes, tick
 from tests.bench.dataplane.backend import Fleet, Listener, Pages
 from tests.bench.dataplane.client import StreamReader, Tally, Unary
 from tests.bench.dataplane.loop import Loop, Ticker
@@ -39,6 +39,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     kind: str  # "unary" or "stream"
     port: int
     pid: int  # The router's root process; 0 when there is none.
+    admin_port: int  # Where its tick histogram is read; 0: it has none.
     connections: int
     rate: float
     warm_s: float
@@ -58,10 +59,12 @@ class Result(msgspec.Struct, kw_only=True):
     first_error: str
     latency_p50_ms: float
     latency_p99_ms: float
+    opening_ticks: dict[float, float]  # Of the time before the window.
+    window_ticks: dict[float, float]
 
 
 class Window:
-    """Between `__init__` and `close`: time, counts and CPU."""
+    """Between `__init__` and `close`: time, counts and CPU. The tick histogram is read just outside: that blocks."""
 
     def __init__(self, order: Order, tally: Tally) -> None:
         self._tally = tally
@@ -69,7 +72,12 @@ class Window:
         self._cores = processes.cores()
         if order.kind == "unary":  # Of streams it is the time to the first event, which lies before the window.
             tally.latency_s.clear()
+        self._admin_port = order.admin_port
+        self._ticks = self._read_ticks()
         self._start = self._read()
+
+    def _read_ticks(self) -> tick.Counts:
+        return tick.read_counts(self._admin_port) if self._admin_port else {}
 
     def _read(self) -> tuple[float, ...]:
         router, load = self._cores
@@ -87,6 +95,7 @@ class Window:
         seconds, router, load, router_core, load_core, requests, events = (
             after - before for before, after in zip(self._start, self._read(), strict=True)
         )
+        ticks = self._read_ticks()
         latency = sorted(self._tally.latency_s) or [0.0]
         return Result(
             seconds=seconds,
@@ -100,6 +109,8 @@ class Window:
             first_error="",
             latency_p50_ms=latency[len(latency) // 2] * 1e3,
             latency_p99_ms=latency[len(latency) * 99 // 100] * 1e3,
+            opening_ticks=dict(self._ticks),
+            window_ticks=dict(tick.difference(self._ticks, ticks)),
         )
 
 
@@ -160,8 +171,8 @@ def run_stream(loop: Loop, fleet: Fleet, order: Order) -> Result:
     if not loop.run_until(lambda: all(r.ended or r.closed for r in readers), order.end_timeout_s):
         tally.fail(f"{sum(1 for r in readers if not r.ended)} streams had no end")
     for reader in readers:
-        if reader.ended and reader.seen != sent.get(reader.name):
-            tally.fail(f"stream {reader.name}: {reader.seen} events came of {sent.get(reader.name)} sent")
+        if reader.ended and reader.seen not in sent.get(reader.name, ()):
+            tally.fail(f"stream {reader.name}: {reader.seen} events came, sent were {sent.get(reader.name)}")
         reader.close()
     for reader in readers[:CHECKED_STREAMS]:
         reader.check_bytes()

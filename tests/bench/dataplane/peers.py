@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.dataplane import processes
@@ -42,15 +43,22 @@ http {{
   access_log off; keepalive_requests 1000000000; client_body_buffer_size 64k; tcp_nodelay on;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  {tls}
   upstream backends {{ {servers} keepalive 2048; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
     location / {{
-      proxy_pass http://backends; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_pass {scheme}://backends; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_buffering off; proxy_read_timeout 300s;
     }}
   }}
 }}
+"""
+
+# What a GPU node's mesh port asks of a router. The name is not verified: nginx cannot read a SPIFFE id.
+NGINX_MTLS = """
+  proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on;
+  proxy_ssl_certificate {folder}/node.pem; proxy_ssl_certificate_key {folder}/node.key;
 """
 
 
@@ -67,15 +75,28 @@ def _nginx_version(cache: Path) -> str:
 
 
 def _start_nginx(place: Place) -> Running:
+    return _run_nginx(place, place.backends, scheme="http", tls="")
+
+
+def _start_nginx_mtls(place: Place) -> Running:
+    if place.trust is None:
+        raise Unavailable("nginx-mtls was given no identities")
+    return _run_nginx(place, place.mesh_backends, scheme="https", tls=NGINX_MTLS.format(folder=place.trust / "router"))
+
+
+def _run_nginx(place: Place, backends: Sequence[int], *, scheme: str, tls: str) -> Running:
     config = place.folder / "nginx.conf"
     config.write_text(
         NGINX_CONFIG.format(
             folder=place.folder,
             # As root the worker would become `nobody`, who cannot enter this folder.
             user="user root;" if os.geteuid() == 0 else "",
-            servers=" ".join(f"server 127.0.0.1:{port};" for port in place.backends),
+            servers=" ".join(f"server 127.0.0.1:{port};" for port in backends),
             port=place.ports[0],
-        )
+            scheme=scheme,
+            tls=tls,
+        ),
+        "utf-8",
     )
     command: list[str | Path] = [_nginx(), "-p", place.folder, "-c", config, "-e", place.folder / "nginx-error.log"]
     return Running(processes.start(command, core=place.core, log=place.folder / "log"), place.ports[0])
@@ -130,5 +151,6 @@ def _start_vllm_router(place: Place) -> Running:
 PEERS = (
     Contestant("direct", _direct_version, _start_direct),
     Contestant("nginx", _nginx_version, _start_nginx),
+    Contestant("nginx-mtls", _nginx_version, _start_nginx_mtls),
     Contestant("vllm-router", _vllm_router_version, _start_vllm_router),
 )

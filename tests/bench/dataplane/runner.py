@@ -6,7 +6,6 @@ Interleaved (A B C, A B C, ...) so that slow drifts of the machine meet every ro
 from __future__ import annotations
 
 import json
-import math
 import socket
 import subprocess
 import sys
@@ -27,7 +26,6 @@ ROOT = Path(__file__).parents[3]
 # A capture of a real server's page: adapters read what they would read in production.
 METRICS_FILE = ROOT / "tests" / "fixtures" / "vllm" / "metrics_load.txt"
 PORTS_PER_START = 4
-TICK_QUANTILE = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +153,13 @@ def _measure(plan: Plan, load: LoadSide, running: Running, workload: Workload) -
             kind=workload.kind,
             port=running.port,
             pid=running.process.pid if running.process is not None else 0,
+            admin_port=running.admin_port,
             connections=workload.connections,
             rate=workload.rate,
             warm_s=plan.warm_s,
             measure_s=plan.measure_s,
         )
     )
-    ticks_after = tick.read_counts(running.admin_port) if running.admin_port else {}
-    tick_slip_s = tick.quantile_bound(ticks_before, ticks_after, TICK_QUANTILE)
     units = result.requests if workload.unit == "request" else result.events
     return Sample(
         cpu_us=1e6 * result.router_cpu_s / max(1, units),
@@ -172,17 +169,18 @@ def _measure(plan: Plan, load: LoadSide, running: Running, workload: Workload) -
         latency_p50_ms=result.latency_p50_ms,
         latency_p99_ms=result.latency_p99_ms,
         foreign=result.foreign,
-        tick_slip_p99_ms=None if math.isnan(tick_slip_s) else 1e3 * tick_slip_s,
+        opening_ticks=tick.difference(ticks_before, result.opening_ticks),
+        window_ticks=result.window_ticks,
         errors=result.errors,
         first_error=result.first_error,
     )
 
 
 def _make_identities(scratch: Path, versions: Mapping[str, str]) -> tuple[Path | None, list[Path]]:
-    """A trust domain with the router and one GPU node per mesh port, when an infermesh row will run."""
-    if not any(name.startswith("infermesh") for name in versions):
+    """A trust domain with the router and one GPU node per mesh port, when a row of ours or of mTLS will run."""
+    if not any(name.startswith("infermesh") or name.endswith("mtls") for name in versions):
         return None, []
-    # Imported here: the peers' rows run without infermesh.
+    # Imported here: the plain rows of peers run without infermesh.
     from infermesh.testing.certificates import TrustDomain
 
     domain = TrustDomain(scratch, "bench.mesh")

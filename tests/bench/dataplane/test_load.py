@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.bench.dataplane.backend import Fleet, Listener, Pages
+from tests.bench.dataplane.client import StreamReader, Tally
 from tests.bench.dataplane.load import Order, run_stream, run_unary
 from tests.bench.dataplane.loop import Loop
 from tests.bench.dataplane.messages import STREAM_HEAD, UNARY_RESPONSE
@@ -22,6 +23,7 @@ def order(kind: str, port: int, *, connections: int = 4, rate: float = 0.0, end_
         kind=kind,
         port=port,
         pid=0,
+        admin_port=0,
         connections=connections,
         rate=rate,
         warm_s=0.05,
@@ -152,3 +154,13 @@ def test_a_relay_that_drops_the_end_of_a_stream_is_caught(loop: Loop, fleet: Fle
     router = tampering_router(port, lambda data: data.replace(b"[DONE]", b"[GONE]"), 1)
     result = run_stream(loop, fleet, order("stream", router, connections=1, rate=50, end_timeout_s=0.1))
     assert result.errors
+
+
+def test_a_hedged_stream_ends_whole_whichever_backend_wins(loop: Loop, fleet: Fleet, port: int) -> None:
+    first, second = (StreamReader(loop, port, "s0", Tally(), fleet, credit=False) for _ in range(2))
+    assert loop.run_until(lambda: first.seen == second.seen == 1, 5)
+    second.close()
+    assert loop.run_until(lambda: len(fleet.streams["s0"]) == 1, 5)
+    fleet.release("s0", 3)
+    assert loop.run_until(lambda: first.seen == 4, 5)
+    assert fleet.finish_all() == {"s0": [4]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from tests.bench.dataplane.report import Sample, render, summarise
@@ -14,7 +16,8 @@ SAMPLE = Sample(
     latency_p50_ms=1.0,
     latency_p99_ms=2.0,
     foreign=0.01,
-    tick_slip_p99_ms=None,
+    opening_ticks={},
+    window_ticks={},
     errors=0,
     first_error="",
 )
@@ -57,8 +60,11 @@ def test_a_router_that_never_ran_has_no_row() -> None:
     assert "infermesh" not in summarise({"nginx": {"w": [SAMPLE]}, "infermesh": {"w": []}})
 
 
-def test_the_worst_round_speaks_for_the_tick() -> None:
-    rounds = [msgspec.structs.replace(SAMPLE, tick_slip_p99_ms=slip) for slip in (2.0, 10.0, 5.0)]
-    table = summarise({"infermesh": {"w": rounds}})
-    assert table["infermesh"]["w"].tick_slip_p99_ms == 10.0
-    assert "99 of 100" in render(table, {"w": "request"}, [])
+def test_ticks_of_all_rounds_are_judged_together_and_apart_from_those_of_the_opening() -> None:
+    late = msgspec.structs.replace(
+        SAMPLE, window_ticks={0.01: 50.0, 0.1: 50.0, math.inf: 50.0}, opening_ticks={0.01: 0.0, 0.1: 5.0, math.inf: 5.0}
+    )
+    later = msgspec.structs.replace(late, window_ticks={0.01: 49.0, 0.1: 50.0, math.inf: 50.0})
+    cell = summarise({"infermesh": {"w": [late, later]}})["infermesh"]["w"]
+    assert (cell.ticks, cell.tick_slip_p99_ms, cell.tick_slip_opening_p99_ms) == (100, 10.0, 100.0)
+    assert "10 / 100" in render({"infermesh": {"w": cell}}, {"w": "request"}, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tests.bench.dataplane.tick import parse_counts, quantile_bound
+from tests.bench.dataplane.tick import BOUND_MAX_S, added, difference, parse_counts, quantile_bound_ms
 
 PAGE = """# HELP infermesh_tick_slip_seconds Lateness of a 50 ms tick.
 # TYPE infermesh_tick_slip_seconds histogram
@@ -25,11 +25,17 @@ def test_buckets_are_found_with_and_without_further_labels() -> None:
 
 def test_a_quantile_is_the_upper_bound_of_its_bucket_among_the_new_ticks() -> None:
     after = parse_counts(PAGE)
-    assert quantile_bound({}, after, 0.99) == 0.02
-    assert quantile_bound({}, after, 0.9) == 0.001
-    assert quantile_bound({0.001: 90.0, 0.02: 98.0, math.inf: 98.0}, after, 0.99) == math.inf
+    assert quantile_bound_ms(after, 0.99) == 20.0
+    assert quantile_bound_ms(after, 0.9) == 1.0
+    before = {0.001: 90.0, 0.02: 98.0, math.inf: 98.0}
+    assert quantile_bound_ms(difference(before, after), 0.99) == 1000 * BOUND_MAX_S
 
 
 def test_no_ticks_give_no_figure() -> None:
-    assert math.isnan(quantile_bound({}, {}, 0.99))
-    assert math.isnan(quantile_bound(parse_counts(PAGE), parse_counts(PAGE), 0.99))
+    page = parse_counts(PAGE)
+    assert quantile_bound_ms({}, 0.99) is None
+    assert quantile_bound_ms(difference(page, page), 0.99) is None
+
+
+def test_counts_of_several_rounds_add_up() -> None:
+    assert added([{0.1: 1.0, math.inf: 2.0}, {0.1: 3.0, math.inf: 3.0}]) == {0.1: 4.0, math.inf: 5.0}

@@ -45,6 +45,9 @@ class Sink:
     def on_body(self, up: UpstreamConnection, payload: bytes) -> None:
         self.body += payload
 
+    def on_doubt(self, up: UpstreamConnection, why: str) -> None:
+        raise AssertionError("nobody doubts this peer")
+
     def on_end(self, up: UpstreamConnection) -> None:
         self.ended.set()
 

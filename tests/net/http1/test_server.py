@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from infermesh.net.connection import ConnectionLost
+from infermesh.net.connection import BACKLOG_HIGH_BYTES, READ_BYTES, ConnectionLost
 from infermesh.net.http1 import Refusal, Request, ServerConnection, ServerLimits, SlowCall, StreamedResponse
 from infermesh.testing.reactors import running_reactor
 
@@ -234,6 +234,69 @@ async def test_a_client_that_pipelines_cheap_requests_lets_other_tasks_run_in_be
             answers += await held.client.receive_some()
         assert turns > 1000 / 16
         nursery.cancel_scope.cancel()
+
+
+async def test_pipelined_requests_beyond_their_turn_wait_in_the_kernel_and_not_in_memory() -> None:
+    count, held_bytes = 8_000, 0
+    async with served() as held, trio.open_nursery() as nursery:
+        nursery.start_soon(held.client.send_all, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * count)
+        answered = 0
+        while answered < count:
+            answered += (await held.client.receive_some()).count(b"HTTP/1.1 200")
+            held_bytes = max(held_bytes, len(held.connection._buffer))
+    assert held_bytes <= 2 * READ_BYTES
+
+
+async def test_a_client_that_asks_without_reading_is_not_answered_from_memory_and_is_cut() -> None:
+    peak_bytes = 0
+    async with served(ServerLimits(send_timeout_s=0.2)) as held:
+        request = post(b"x" * 5_000)
+        with pytest.raises(trio.BrokenResourceError):
+            while True:
+                await held.client.send_all(request)
+                peak_bytes = max(peak_bytes, held.connection.backlog_len)
+        assert [refusal.reason for refusal in held.refusals] == ["send_timed_out"]
+    assert 0 < peak_bytes <= BACKLOG_HIGH_BYTES
+
+
+async def test_the_time_for_sending_runs_on_when_the_answer_is_whole() -> None:
+    async with served(ServerLimits(send_timeout_s=0.1), answering=False) as held:
+        await held.client.send_all(post(b"one") + post(b"two"))
+        await trio.testing.wait_all_tasks_blocked()
+        while held.connection.backlog_len == 0:
+            held.connection.write(b"x" * 4_000)
+        held.connection.finish()
+        await held.ended.wait()
+        assert [request.body for request in held.requests] == [b"one"]
+        assert [refusal.reason for refusal in held.refusals] == ["send_timed_out"]
+
+
+async def test_the_next_request_is_taken_up_when_the_client_has_read_the_answer() -> None:
+    async with served(answering=False) as held:
+        await held.client.send_all(post(b"one") + post(b"two"))
+        await trio.testing.wait_all_tasks_blocked()
+        size = 0
+        while held.connection.backlog_len == 0:
+            held.connection.write(b"x" * 4_000)
+            size += 4_000
+        held.connection.finish()
+        assert len(held.requests) == 1
+        while size:
+            size -= len(await held.client.receive_some(size))
+        await trio.testing.wait_all_tasks_blocked()
+        assert [request.body for request in held.requests] == [b"one", b"two"]
+        held.connection.scope.cancel()
+
+
+async def test_a_slow_reader_of_a_last_answer_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infermesh.net.http1.server._LINGER_S", 0.05)
+    async with served(answering=False) as held:
+        await held.client.send_all(post(b"x", b"connection: close"))
+        await trio.testing.wait_all_tasks_blocked()
+        held.connection.respond(200, [], b"y" * (1 << 20))
+        assert held.connection.backlog_len > 0
+        await trio.sleep(0.15)
+        assert (await read_all(held.client)).count(b"y") == 1 << 20
 
 
 async def test_what_must_be_waited_for_runs_in_the_connections_task() -> None:

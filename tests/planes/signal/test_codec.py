@@ -14,6 +14,7 @@ from infermesh.planes.signal.codec import (
     MODEL_NAME_CHARS_MAX,
     NUMBER_MAX,
     RATE_MAX,
+    REPLICA_MAX,
     Delta,
     Heartbeat,
     decode_delta,
@@ -44,6 +45,7 @@ STATE = ModelState(
     generation_tokens_per_s=250.0,
     prefix_hit_rate=0.5,
     context_tokens_max=1024,
+    replica=1,
 )
 GPU = GpuState(
     node=NodeId("gpu-a"),
@@ -115,6 +117,7 @@ MODEL_BREAKAGES = [
     ("generation_tokens_per_s", -1.0, "generation_tokens_per_s is"),
     ("prefix_hit_rate", 2.0, "prefix_hit_rate is"),
     ("context_tokens_max", 2**31, "context_tokens_max is"),
+    ("replica", REPLICA_MAX + 1, "replica is 10000, at most 9999 is allowed"),
 ]
 
 

@@ -144,6 +144,15 @@ async def test_reports_without_a_subscriber_cost_one_entry_per_model(autojump_cl
     assert response.models() == [("c", 997), ("d", 998), ("e", 999)]
 
 
+async def test_two_runtimes_of_one_model_are_told_apart(autojump_clock: MockClock) -> None:
+    publisher, response = _publisher(), _Response()
+    for replica in range(2):
+        publisher.report(msgspec.structs.replace(_state("a", replica), replica=replica))
+    with trio.move_on_after(0.1):
+        await publisher.serve(response)
+    assert response.models() == [("a", 0), ("a", 1)]
+
+
 async def test_many_states_go_out_in_writes_of_bounded_size(autojump_clock: MockClock) -> None:
     publisher, response = _publisher(), _Response()
     for number in range(1000):

@@ -80,7 +80,7 @@ Global___GpuHealth: _TypeAlias = GpuHealth  # noqa: Y015
 
 @_typing.final
 class ModelState(_message.Message):
-    """One model on one node."""
+    """One model in one runtime of a node."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -102,6 +102,7 @@ class ModelState(_message.Message):
     GENERATION_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     PREFIX_HIT_RATE_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Must be the identity in the certificate of the peer that sends it."""
     model: _builtins.str
@@ -110,7 +111,7 @@ class ModelState(_message.Message):
     incarnation: _builtins.int
     """Grows with every start of the engine; its caches died with the one before."""
     sequence: _builtins.int
-    """Strictly grows per (node, model)."""
+    """Strictly grows per (node, model, replica)."""
     source_unix_s: _builtins.float
     """When it was read, by the clock of the reporting node."""
     lifecycle: Global___Lifecycle.ValueType
@@ -132,6 +133,8 @@ class ModelState(_message.Message):
     """0..1."""
     context_tokens_max: _builtins.int
     """0 unknown."""
+    replica: _builtins.int
+    """Which of the node's runtimes, in the order of its config."""
     def __init__(
         self,
         *,
@@ -153,10 +156,11 @@ class ModelState(_message.Message):
         generation_tokens_per_s: _builtins.float = ...,
         prefix_hit_rate: _builtins.float = ...,
         context_tokens_max: _builtins.int = ...,
+        replica: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens_max", b"context_tokens_max", "generation_tokens_per_s", b"generation_tokens_per_s", "incarnation", b"incarnation", "itl_ms", b"itl_ms", "kv_capacity_tokens", b"kv_capacity_tokens", "kv_usage", b"kv_usage", "lifecycle", b"lifecycle", "model", b"model", "node", b"node", "prefix_hit_rate", b"prefix_hit_rate", "prompt_tokens_per_s", b"prompt_tokens_per_s", "queue_len", b"queue_len", "running", b"running", "runtime", b"runtime", "sequence", b"sequence", "slots", b"slots", "source_unix_s", b"source_unix_s", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens_max", b"context_tokens_max", "generation_tokens_per_s", b"generation_tokens_per_s", "incarnation", b"incarnation", "itl_ms", b"itl_ms", "kv_capacity_tokens", b"kv_capacity_tokens", "kv_usage", b"kv_usage", "lifecycle", b"lifecycle", "model", b"model", "node", b"node", "prefix_hit_rate", b"prefix_hit_rate", "prompt_tokens_per_s", b"prompt_tokens_per_s", "queue_len", b"queue_len", "replica", b"replica", "running", b"running", "runtime", b"runtime", "sequence", b"sequence", "slots", b"slots", "source_unix_s", b"source_unix_s", "ttft_ms", b"ttft_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
