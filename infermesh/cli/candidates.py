@@ -12,9 +12,9 @@ from infermesh.cli.fleet_table import replica_name
 from infermesh.cli.output import Cell, Column, in_ms, in_seconds, make_table, signed_ms
 
 _COLUMNS = (
-    Column("NODE", keep=True),
+    Column("NODE"),
     Column("SCORE", right=True),
-    Column("RANGE", right=True),
+    Column("RANGE", right=True, drop=3),
     Column("TTFT", right=True),
     Column("TOTAL", right=True),
     Column("NETWORK", right=True),
@@ -22,9 +22,9 @@ _COLUMNS = (
     Column("PREFILL", right=True),
     Column("DECODE", right=True),
     Column("PENALTY", right=True),
-    Column("LEARNT", right=True),
-    Column("IN FLIGHT", right=True),
-    Column("AGE", right=True),
+    Column("LEARNT", right=True, drop=2),
+    Column("IN FLIGHT", right=True, drop=1),
+    Column("AGE", right=True, drop=4),
 )
 
 LEGEND = (

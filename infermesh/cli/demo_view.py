@@ -84,7 +84,7 @@ class DemoView:
             return Text(failure.message, style="red")
         hedges = totals.hedges
         return Group(
-            Text(f"{clients_words(ledger)}"),
+            Text(clients_words(ledger)),
             Text(
                 f"hedges fired {hedges.fired:,}  won {hedges.won:,}  lost {hedges.lost:,}  denied {hedges.denied:,}  "
                 f"cancelled upstream {totals.cancelled_upstream:,}"
@@ -118,15 +118,16 @@ def load_line(ledger: Ledger, totals: SummaryPage) -> str:
 
 
 def greeting(plan: FleetPlan) -> list[str]:
+    """Lines of under 80 columns: a terminal that folded the command would break it for who copies it."""
     engines = ", ".join(f"{gpu.node} ({gpu.profile}{_speed_words(gpu.speed)})" for gpu in plan.gpus)
-    body = f'{{"model": "{MODEL}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
-    url = f"{plan.client_url}/v1/chat/completions"
     return [
-        f"engines   emulated: {engines}; no GPU is used, answers are counted words",
+        f"engines   emulated: {engines}",
         f"clients   {plan.client_url}/v1 (OpenAI)",
         f"admin     {plan.edge.admin_url}/metrics",
         f"look      mesh nodes --admin {plan.edge.admin_url}",
-        f"try       curl --no-buffer {url} -H 'content-type: application/json' -d '{body}'",
+        f"try       curl --no-buffer {plan.client_url}/v1/completions \\",
+        "            -H 'content-type: application/json' \\",
+        f'            -d \'{{"model": "{MODEL}", "stream": true, "prompt": "Hello"}}\'',
     ]
 
 

@@ -23,12 +23,12 @@ Examples:
 
 _ATTEMPT_COLUMNS = (
     Column("ATTEMPT", right=True),
-    Column("NODE", keep=True),
+    Column("NODE"),
     Column("KIND"),
     Column("VERDICT"),
     Column("FIRST BYTE ms", right=True),
     Column("TOTAL ms", right=True),
-    Column("DETAIL"),
+    Column("DETAIL", folds=True),
 )
 
 _VERDICT_STYLES = {"ok": "green", "cancelled": "dim", "client_error": "yellow"}

@@ -41,43 +41,43 @@ STATE_STYLES = {
 }
 
 _NODE_COLUMNS = (
-    Column("NODE", keep=True),
+    Column("NODE"),
     Column("STATE"),
-    Column("FOR", right=True),
-    Column("ROLES"),
-    Column("ZONE"),
-    Column("ADDRESS"),
-    Column("RTT ms", right=True),
+    Column("FOR", right=True, drop=3),
+    Column("ROLES", drop=1),
+    Column("ZONE", drop=5),
+    Column("ADDRESS", drop=2),
+    Column("RTT ms", right=True, drop=4),
     Column("RUNTIMES"),
-    Column("NOTE"),
+    Column("NOTE", folds=True),
 )
 
 _TARGET_COLUMNS = (
-    Column("NODE", keep=True),
-    Column("MODEL"),
-    Column("RUNTIME", keep=True),
-    Column("STATE"),
+    Column("NODE"),
+    Column("MODEL", drop=3),
+    Column("RUNTIME"),
+    Column("STATE", drop=4),
     Column("QUEUE", right=True),
     Column("RUNNING", right=True),
-    Column("KV", right=True),
-    Column("TTFT ms", right=True),
-    Column("ITL ms", right=True),
-    Column("TOKENS/s", right=True),
-    Column("PREFIX HITS", right=True),
-    Column("AGE", right=True),
+    Column("KV", right=True, drop=1),
+    Column("TTFT ms", right=True, drop=2),
+    Column("ITL ms", right=True, drop=6),
+    Column("TOKENS/s", right=True, drop=8),
+    Column("PREFIX HITS", right=True, drop=9),
+    Column("AGE", right=True, drop=7),
     Column("IN FLIGHT", right=True),
-    Column("NOTE"),
+    Column("NOTE", folds=True),
 )
 
 _GPU_COLUMNS = (
-    Column("NODE", keep=True),
+    Column("NODE"),
     Column("GPU"),
-    Column("NAME"),
+    Column("NAME", folds=True),
     Column("HEALTH"),
     Column("BUSY", right=True),
-    Column("MEMORY GiB", right=True),
-    Column("TEMPERATURE", right=True),
-    Column("POWER", right=True),
+    Column("MEMORY GiB", right=True, drop=1),
+    Column("TEMPERATURE", right=True, drop=3),
+    Column("POWER", right=True, drop=2),
 )
 
 
@@ -95,7 +95,7 @@ def targets_table(page: NodesPage, totals: SummaryPage | None = None) -> Table:
     return make_table(columns, rows)
 
 
-_TOTALS_COLUMNS = (Column("CHOSEN", right=True), Column("CANCELLED", right=True))
+_TOTALS_COLUMNS = (Column("CHOSEN", right=True), Column("CANCELLED", right=True, drop=5))
 
 
 def gpus_table(page: NodesPage) -> Table:

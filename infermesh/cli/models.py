@@ -16,11 +16,11 @@ Examples:
 """
 
 _COLUMNS = (
-    Column("MODEL", keep=True),
+    Column("MODEL"),
     Column("READY", right=True),
     Column("QUEUE", right=True),
     Column("RUNNING", right=True),
-    Column("NODES"),
+    Column("NODES", folds=True),
     Column("NOTE"),
 )
 

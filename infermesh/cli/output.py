@@ -24,12 +24,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 Cell = str | Text
 
+_GAP = 2
+# The least that words which may fold are given.
+_FOLDED_COLUMNS = 16
+
 
 class Column(msgspec.Struct, frozen=True):
     title: str
     right: bool = False  # Figures stand under each other by their last digit.
-    style: str = ""
-    keep: bool = False  # Not folded when the terminal is narrow.
+    folds: bool = False  # Words that may go on in a second line.
+    drop: int = 0  # On a terminal that is too narrow, the highest go first; 0 stays.
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -39,20 +43,38 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, highlight=False, markup=False, emoji=False, width=None if terminal else _PIPE_COLUMNS)
 
 
-def make_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-    for column in columns:
+def make_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], *, width: int | None = None) -> Table:
+    """A table that fits: on a narrow terminal (`width` columns wide) the least important columns are left out.
+
+    In a pipe everything fits, and `--json` has all there is.
+    """
+    cells = list(rows)
+    shown = fitting(columns, cells, console().width if width is None else width)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold", show_edge=False)
+    for index in shown:
+        column = columns[index]
         table.add_column(
-            Text(column.title),
-            justify="right" if column.right else "left",
-            style=column.style or None,
-            no_wrap=column.keep or column.right,
-            overflow="fold",
+            Text(column.title), justify="right" if column.right else "left", no_wrap=not column.folds, overflow="fold"
         )
-    for row in rows:
-        assert len(row) == len(columns), f"{len(row)} cells under {len(columns)} columns"
-        table.add_row(*row)
+    for row in cells:
+        table.add_row(*(row[index] for index in shown))
     return table
+
+
+def fitting(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[int]:
+    """The indexes of the columns that fit into `width`."""
+    assert all(len(row) == len(columns) for row in rows), "each row has a cell for each column"
+    widths = []
+    for index, column in enumerate(columns):
+        widest = max((len(row[index]) for row in rows), default=0)
+        widths.append(max(len(column.title), min(widest, _FOLDED_COLUMNS) if column.folds else widest) + _GAP)
+    shown = list(range(len(columns)))
+    while sum(widths[index] for index in shown) - _GAP > width:
+        least = max(shown, key=lambda index: columns[index].drop)
+        if not columns[least].drop:
+            break
+        shown.remove(least)
+    return shown
 
 
 def show(*parts: RenderableType) -> None:
@@ -119,10 +141,6 @@ def rate(value_per_s: float) -> str:
     if value_per_s <= 0.0 or not math.isfinite(value_per_s):
         return UNKNOWN
     return f"{value_per_s:.1f}" if value_per_s < 10.0 else f"{value_per_s:,.0f}"
-
-
-def count_of(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def coloured(text: str, styles: dict[str, str]) -> Text:

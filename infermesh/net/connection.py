@@ -312,6 +312,7 @@ class Connection:
         if task is None:
             return False
         reschedule(task, result)
+        self.reactor.woken = True
         return True
 
     # --- ending ---

@@ -76,6 +76,8 @@ class Secure(Protocol):
         """Raises PeerRefused."""
 
     def remember(self, tls: TlsSession) -> None: ...
+    def failed(self, why: str) -> None:
+        """A handshake ended without a peer that was admitted."""
 
 
 class UpstreamPool:
@@ -149,6 +151,8 @@ class UpstreamPool:
             else:
                 connection.abort()
                 self.forget(connection)
+                if isinstance(error, ConnectionLost) and self._secure is not None:
+                    self._secure.failed(str(error))
             if isinstance(error, ConnectionLost | OSError):
                 host, port = self._address
                 raise ConnectFailed(f"cannot connect to {host}:{port}: {error}") from error

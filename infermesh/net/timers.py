@@ -112,6 +112,10 @@ class Timers:
         try:
             timed.on_deadline(now)
         except Exception as error:
-            if self.on_crash is None:
-                raise
-            self.on_crash(error)
+            self.report(error)
+
+    def report(self, error: Exception) -> None:
+        """A defect that was caught where it must go no further."""
+        if self.on_crash is None:
+            raise error
+        self.on_crash(error)

@@ -45,6 +45,7 @@ from infermesh.planes.data.busy import Busy
 from infermesh.planes.data.errors import error_body
 from infermesh.planes.data.frontend import Frontend
 from infermesh.planes.data.gate import Gate
+from infermesh.planes.data.handshake_faults import handshake_fault
 from infermesh.planes.data.identity import RequestNames
 from infermesh.planes.data.local import LocalPlane
 from infermesh.planes.data.pools import Pools
@@ -97,7 +98,13 @@ class Node:
         self._log = self.telemetry.log
         self._reactor = Reactor(on_crash=self._report_crash)
         self._timers = Timers(on_crash=self._report_crash)
-        self._pools = Pools(self._reactor, self._timers, _pool_limits(config), self._tls if identity else None)
+        self._pools = Pools(
+            self._reactor,
+            self._timers,
+            _pool_limits(config),
+            self._tls if identity else None,
+            on_handshake_failed=self._report_handshake,
+        )
         self._control = ControlLoop(
             Kernel(_kernel_config(config), self._me, _records(config, trio.current_time())),
             publish=self._publish,
@@ -314,6 +321,11 @@ class Node:
 
     def _report_crash(self, error: Exception) -> None:
         self._log.error("connection_crashed", exc_info=error)
+
+    def _report_handshake(self, peer: NodeId, why: str) -> None:
+        reason = handshake_fault(why)
+        self.telemetry.metrics.tls_handshakes_failed.child(port="", reason=reason).value += 1
+        self._log.warning("handshake_failed", peer=peer, reason=reason, detail=why)
 
     def _count_turned_away(self, port: str) -> None:
         self.telemetry.metrics.connections_refused.child(port=port).value += 1

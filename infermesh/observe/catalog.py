@@ -210,8 +210,10 @@ UPSTREAM_CONNECTIONS = GaugeSpec(
 )
 TLS_HANDSHAKES_FAILED = CounterSpec(
     name="infermesh_tls_handshakes_failed_total",
-    help="TLS handshakes without a verified peer at their end: no_certificate, wrong_ca, expired, "
-    "wrong_identity, timed_out, protocol. port is where they came in; empty for those this node began.",
+    help="TLS handshakes without a verified peer at their end: no_certificate, wrong_ca, expired, not_yet_valid, "
+    "timed_out, closed, protocol, or what the peer's certificate is not: trust_domain, node, spiffe_id, san, "
+    "key_usage, extended_key_usage, weak_key, signer_as_leaf, critical_extension, malformed. port is where they "
+    "came in; empty for those this node began.",
     labels=("port", "reason"),
 )
 

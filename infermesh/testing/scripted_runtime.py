@@ -1,4 +1,4 @@
-"""A runtime that does what no runtime should: vLLM's pages are an emulator's, each inference is a test's own function."""
+"""A runtime that does what no runtime should: its pages are an emulator's, each inference is a test's own function."""
 
 from __future__ import annotations
 

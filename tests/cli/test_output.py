@@ -11,7 +11,7 @@ from rich.text import Text
 from infermesh.cli.output import (
     Column,
     coloured,
-    count_of,
+    fitting,
     in_gib,
     in_ms,
     in_percent,
@@ -56,12 +56,11 @@ def test_spans_of_time(value: float, text: str) -> None:
     assert in_seconds(value) == text
 
 
-def test_shares_sizes_rates_and_counts() -> None:
+def test_shares_sizes_and_rates() -> None:
     assert [in_percent(share) for share in (0.0, 0.004, 0.125, 1.0)] == ["0 %", "0.4 %", "12 %", "100 %"]
     assert in_percent(math.nan) == "-"
     assert in_gib(80 * 2**30) == "80.0"
     assert [rate(value) for value in (0.0, 5.45, 1234.0)] == ["-", "5.5", "1,234"]
-    assert [count_of(1, "node"), count_of(2, "node")] == ["1 node", "2 nodes"]
     assert [or_unknown(0.0, in_ms), or_unknown(4.0, in_ms)] == ["-", "4.0"]
 
 
@@ -75,6 +74,18 @@ def test_a_table_in_a_pipe_is_aligned_whole_and_without_colour_or_trailing_blank
     show("title", table)
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["title", "NAME   QUEUE  NOTE", f"gpu-a      7  {'x' * 300}", "b      1,200"]
+
+
+def test_a_narrow_terminal_gets_the_columns_that_matter_and_words_may_fold() -> None:
+    columns = [Column("NODE"), Column("AGE", drop=2), Column("KV", drop=1), Column("NOTE", folds=True)]
+    rows = [["gpu-a", "30 ms", "12 %", "a long story about why it is not chosen"]]
+    assert fitting(columns, rows, 200) == [0, 1, 2, 3]
+    assert fitting(columns, rows, 36) == [0, 1, 2, 3]
+    assert fitting(columns, rows, 35) == [0, 2, 3]
+    assert fitting(columns, rows, 28) == [0, 3]
+    assert fitting(columns, rows, 3) == [0, 3], "what must stay stays"
+    with pytest.raises(AssertionError):
+        fitting(columns, [["too", "few"]], 80)
 
 
 def test_markup_in_what_a_daemon_says_is_only_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -453,17 +453,20 @@ NOT_REACHED = {failed(): 1, "edge upstream_attempts gpu-a connect_failed": 1}
 
 
 @pytest.mark.parametrize(
-    ("mode", "said"),
+    ("mode", "said", "reason"),
     [
-        (RelayMode.SILENT, b"no TLS handshake in time"),
-        (RelayMode.RESET, b"Connection reset by peer"),
-        (RelayMode.CLOSE, b"closed by the peer"),
+        (RelayMode.SILENT, b"no TLS handshake in time", "timed_out"),
+        (RelayMode.RESET, b"Connection reset by peer", "closed"),
+        (RelayMode.CLOSE, b"closed by the peer", "closed"),
     ],
-    ids=lambda value: getattr(value, "name", ""),
+    ids=["silent", "reset", "closed"],
 )
-async def test_a_node_that_cannot_be_reached_is_told_in_words(trust: TrustDomain, mode: RelayMode, said: bytes) -> None:
+async def test_a_node_that_cannot_be_reached_is_told_in_words(
+    trust: TrustDomain, mode: RelayMode, said: bytes, reason: str
+) -> None:
+    counted = {**NOT_REACHED, f"edge tls_handshakes_failed - {reason}": 1}
     async with running_mesh(BROKEN_NETWORK, trust=trust) as mesh:
-        async with unharmed(mesh, counted=NOT_REACHED), await mesh.client() as client:
+        async with unharmed(mesh, counted=counted), await mesh.client() as client:
             mesh.relays[0].mode = mode
             answer = await client.fetch("POST", PATH, completion_body())
             assert answer.status == 502
@@ -471,6 +474,25 @@ async def test_a_node_that_cannot_be_reached_is_told_in_words(trust: TrustDomain
             assert said in answer.body
         mesh.relays[0].mode = RelayMode.PASS
         await assert_serves(mesh)
+
+
+async def test_a_client_in_a_hurry_does_not_speak_against_a_node_that_is_slow_to_connect(trust: TrustDomain) -> None:
+    """Two refused connections in a row take a node out of choice: impatience must not count as one."""
+    counted = {
+        failed(): 1,
+        "edge upstream_attempts gpu-a cancelled": 1,
+        "edge cancelled_upstream gpu-a deadline": 1,
+    }
+    plan = MeshPlan(gpus=[RELAYED, GpuPlan(engines=())], bystander=1)
+    async with (
+        running_mesh(plan, trust=trust) as mesh,
+        unharmed(mesh, counted=counted),
+        await mesh.client() as client,
+    ):
+        mesh.relays[0].mode = RelayMode.SILENT
+        answer = await client.fetch("POST", PATH, completion_body(), [("x-infermesh-deadline-ms", "100")])
+        assert answer.status == 504
+        assert error_code(answer.body) == "timed_out"
 
 
 async def test_a_node_that_refuses_connections_is_told_in_words(trust: TrustDomain) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,9 @@ from tests.interop.fleet import Fleet, gpu, router, running_fleet
 # 15.2 ms a step at speed 1; here about 20 ms a token.
 SPEED: Final = 0.75
 STEP_S: Final = 0.0152 / SPEED
+
+Program = Callable[[str], str]
+Lints = Callable[[str], list[str]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def fleet(shared: SharedFleet) -> Fleet:
 
 
 @pytest.fixture
-def program() -> Callable[[str], str]:
+def program() -> Program:
     """The path of a program that somebody else wrote; the test is skipped where it is not installed."""
 
     def find(name: str) -> str:
@@ -49,3 +53,19 @@ def program() -> Callable[[str], str]:
         return path
 
     return find
+
+
+@pytest.fixture
+def lints(program: Program) -> Lints:
+    path = program("promtool")
+
+    def check(page: str) -> list[str]:
+        """promtool's complaints; [] when it is content."""
+        done = subprocess.run(
+            [path, "check", "metrics"], input=page, capture_output=True, text=True, timeout=30, check=False
+        )
+        complaints = [line for line in (done.stdout + done.stderr).splitlines() if line]
+        assert bool(complaints) == bool(done.returncode), f"status {done.returncode} with {complaints}"
+        return complaints
+
+    return check

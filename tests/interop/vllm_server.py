@@ -50,7 +50,8 @@ class VllmServer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> float:
-        """Start and wait until it is healthy; returns how long that took, in seconds."""
+        """Start, in place of one that still runs, and wait until it is healthy; returns the seconds that took."""
+        self.kill()
         options = {
             "--model": self._model_folder,
             "--served-model-name": MODEL,

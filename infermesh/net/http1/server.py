@@ -258,7 +258,11 @@ class ServerConnection(Connection):
             self._calls.clear()
             work, self.work = self.work, None
             if work is not None:
-                work.on_connection_lost()
+                try:
+                    work.on_connection_lost()
+                except Exception as error:
+                    # trio's own cancellation calls this, and an exception there would end the process.
+                    self.reactor.report(error)
 
     def _advance(self) -> None:
         """Read requests out of the buffer until one is under way, or nothing whole is left."""

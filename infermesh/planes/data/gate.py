@@ -22,6 +22,8 @@ class Waiting(Protocol):
     """A request that waits at the gate."""
 
     def on_admission(self, effect: Admit | Refuse) -> None: ...
+    def give_up(self) -> None:
+        """`on_admission` raised: a defect. End the request; may raise once more."""
 
 
 class Gate:
@@ -79,7 +81,18 @@ class Gate:
         for effect in effects:
             request = self._waiting.pop(effect.ticket, None)
             if request is not None:
-                request.on_admission(effect)
+                self._tell(request, effect)
         wake_at = self._admission.wake_at
         if wake_at != self.deadline:
             self._timers.arm(self, wake_at)
+
+    def _tell(self, request: Waiting, effect: AdmissionEffect) -> None:
+        """A defect in one request must reach neither the next in line nor whoever made room for it."""
+        try:
+            request.on_admission(effect)
+        except Exception as error:
+            self._timers.report(error)
+            try:
+                request.give_up()
+            except Exception as further:
+                self._timers.report(further)

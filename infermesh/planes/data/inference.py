@@ -112,6 +112,10 @@ class Inference:
             self._end()
             self._connection.finish()
 
+    def give_up(self) -> None:
+        """From the gate, after a defect: the connection takes everything behind it along."""
+        self._connection.lose("a defect on this node, see connection_crashed in its log")
+
     def on_connection_lost(self) -> None:
         """From the connection: the client is gone."""
         if self._run is not None:

@@ -23,9 +23,10 @@ from infermesh.net.tls_session import TlsSession
 class PeerTls:
     """TLS towards one node's mesh port, by the newest epoch at each handshake."""
 
-    def __init__(self, node: NodeId, epoch: Callable[[], TlsEpoch]) -> None:
+    def __init__(self, node: NodeId, epoch: Callable[[], TlsEpoch], on_failed: Callable[[NodeId, str], None]) -> None:
         self._node = node
         self._epoch = epoch
+        self._on_failed = on_failed
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         return self._epoch().connect(self._node, incoming, outgoing)
@@ -41,17 +42,27 @@ class PeerTls:
     def remember(self, tls: TlsSession) -> None:
         self._epoch().remember(self._node, tls.object)
 
+    def failed(self, why: str) -> None:
+        self._on_failed(self._node, why)
+
 
 class Pools:
     """Owned by the data plane. `install` follows the view: pools of nodes that left are closed."""
 
     def __init__(
-        self, reactor: Reactor, timers: Timers, limits: PoolLimits, epoch: Callable[[], TlsEpoch] | None
+        self,
+        reactor: Reactor,
+        timers: Timers,
+        limits: PoolLimits,
+        epoch: Callable[[], TlsEpoch] | None,
+        *,
+        on_handshake_failed: Callable[[NodeId, str], None],
     ) -> None:
         self._reactor = reactor
         self._timers = timers
         self._limits = limits
         self._epoch = epoch
+        self._on_handshake_failed = on_handshake_failed
         self._peers: dict[NodeId, UpstreamPool] = {}
         self._runtimes: dict[TargetKey, UpstreamPool] = {}
         self._states: dict[NodeId, NodeState] = {}
@@ -94,5 +105,5 @@ class Pools:
 
     def _peer_pool(self, node: NodeId, address: tuple[str, int]) -> UpstreamPool:
         assert self._epoch is not None
-        secure = PeerTls(node, self._epoch)
+        secure = PeerTls(node, self._epoch, self._on_handshake_failed)
         return UpstreamPool(address, self._reactor, self._timers, limits=self._limits, secure=secure)

@@ -17,11 +17,12 @@ from infermesh.net.connection import ConnectionLost
 from infermesh.net.http1 import Answer, Refusal, Request, ServerConnection, ServerLimits, SlowCall
 from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
-from infermesh.net.tls import PeerRefused, TlsEpoch, admit_peer
+from infermesh.net.tls import TlsEpoch, admit_peer
 from infermesh.net.tls_session import TlsSession
 from infermesh.observe.logs import Logger
 from infermesh.observe.metrics import Metrics
 from infermesh.planes.data.errors import RequestRefused
+from infermesh.planes.data.handshake_faults import handshake_fault
 from infermesh.planes.data.serving import counted_refusals, refusing, serve_connection
 
 
@@ -87,24 +88,19 @@ class MeshPort:
 
     async def _handshake(self, connection: ServerConnection) -> None:
         epoch = self._epoch()
-        refused: list[PeerRefused] = []
 
         def admit(tls: TlsSession) -> None:
             now_unix = time.time()
-            try:
-                peer = admit_peer(
-                    tls.object, trust_domain=epoch.identity.trust_domain, expected_node=None, now_unix=now_unix
-                )
-            except PeerRefused as error:
-                refused.append(error)
-                raise
+            peer = admit_peer(
+                tls.object, trust_domain=epoch.identity.trust_domain, expected_node=None, now_unix=now_unix
+            )
             connection.scope.deadline = trio.current_time() + max(0.0, peer.not_after - now_unix)
 
         try:
             deadline = trio.current_time() + self._handshake_timeout_s
             await connection.handshake(TlsSession(epoch.accept), deadline, admit)
         except ConnectionLost as error:
-            reason = refused[0].reason.value if refused else _handshake_fault(str(error))
+            reason = handshake_fault(str(error))
             self._metrics.tls_handshakes_failed.child(port=self.name, reason=reason).value += 1
             # A health check that only connects is no event; anything else is worth a line.
             if reason != "closed":
@@ -129,18 +125,3 @@ def _counting(metrics: Metrics, port: str) -> Callable[[Refusal], bytes]:
         metrics.bad_requests.child(port=port, reason=reason).value += 1
 
     return counted_refusals(count)
-
-
-def _handshake_fault(detail: str) -> str:
-    """The label for a handshake that OpenSSL or the peer ended; the words are OpenSSL's."""
-    lowered = detail.lower()
-    for sign, reason in (
-        ("certificate has expired", "expired"),
-        ("certificate verify failed", "wrong_ca"),
-        ("did not return a certificate", "no_certificate"),
-        ("deadline", "timed_out"),
-        ("closed by the client", "closed"),
-    ):
-        if sign in lowered:
-            return reason
-    return "protocol"

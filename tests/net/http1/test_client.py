@@ -71,6 +71,39 @@ async def exchange(response: bytes) -> tuple[Sink, Owner]:
         return sink, owner
 
 
+async def test_a_defect_while_an_answer_is_handled_ends_the_exchange_for_whoever_waits_for_it() -> None:
+    class Broken(Sink):
+        def on_head(self, up: UpstreamConnection, head: ResponseHead) -> None:
+            raise ZeroDivisionError("a defect")
+
+    async with running_reactor() as running:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        owner, sink = Owner(), Broken()
+        up = UpstreamConnection(ours, running.reactor, running.timers, owner)
+        up.send(b"POST / HTTP/1.1\r\n\r\n", b"POST", sink)
+        theirs.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        with trio.fail_after(5):
+            await sink.ended.wait()
+        assert up.closed
+        assert owner.forgotten == 1
+        assert [type(error) for error in running.crashes] == [ZeroDivisionError]
+        running.crashes.clear()
+        theirs.close()
+
+
+async def test_a_request_on_a_connection_that_is_closed_already_fails_at_once() -> None:
+    async with running_reactor() as running:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        owner, sink = Owner(), Sink()
+        up = UpstreamConnection(ours, running.reactor, running.timers, owner)
+        up.abort()
+        up.send(b"POST / HTTP/1.1\r\n\r\n", b"POST", sink)
+        assert sink.failure
+        theirs.close()
+
+
 @pytest.mark.parametrize(
     ("count", "fails"), [(HTTP1_INTERIM_RESPONSES_MAX, False), (HTTP1_INTERIM_RESPONSES_MAX + 1, True)]
 )

@@ -200,6 +200,22 @@ async def test_a_client_that_leaves_cancels_the_task_that_works_for_it(*, half: 
         assert len(held.requests) == 1
 
 
+async def test_a_defect_in_the_work_of_a_lost_connection_is_reported_and_goes_no_further() -> None:
+    class Broken:
+        def on_connection_lost(self) -> None:
+            raise ZeroDivisionError("a defect")
+
+    async with served(answering=False) as held:
+        crashes = list[Exception]()
+        held.connection.reactor.on_crash = crashes.append
+        await held.client.send_all(post(b"abc"))
+        await trio.testing.wait_all_tasks_blocked()
+        held.connection.work = Broken()
+        held.connection.scope.cancel()  # trio itself calls the parked task's abort function.
+        await held.ended.wait()
+        assert [type(error) for error in crashes] == [ZeroDivisionError]
+
+
 async def test_a_client_that_takes_no_output_is_cut() -> None:
     async with served(ServerLimits(send_timeout_s=0.1, body_bytes_max=8 << 20), answering=False) as held:
         await held.client.send_all(post(b"abc"))
