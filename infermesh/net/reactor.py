@@ -127,7 +127,7 @@ class Reactor:
                         continue
                     try:
                         connection.on_event(mask)
-                    except Exception as error:
+                    except Exception as error:  # noqa: BLE001 - one connection's defect; all others live on.
                         self._end(connection, error)
                 if clock() > end:
                     self._late.update(event for event in ready[start + _EVENTS_PER_LOOK :] if event[0] in served)
@@ -140,6 +140,6 @@ class Reactor:
         """A defect in the code of one connection: it ends, with everything that waits for it."""
         try:
             connection.lose("a defect on this node, see connection_crashed in its log")
-        except Exception as further:
+        except Exception as further:  # noqa: BLE001 - the same defect, most likely, met once more.
             self.report(further)
         self.report(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -56,6 +56,7 @@ from infermesh.planes.signal.mesh_dialer import DialTiming, MeshDialer
 from infermesh.planes.signal.publisher import PING_PATH, SUBSCRIBE_PATH, Publisher, PublisherConfig
 from infermesh.planes.signal.subscriber import SubscriberConfig, run_subscriber
 from wire.http1 import encode_response_head
+from wire.limits import HTTP1_HEAD_BYTES_MAX
 
 # Streams that run when the node is told to stop may go on for so long.
 STOP_GRACE_S: Final = 30.0
@@ -268,7 +269,8 @@ class Node:
         port = MeshPort(
             self._reactor,
             self._timers,
-            _server_limits(self._config),
+            # Its heads are a client's and what a router adds, so the wire's own limit is theirs.
+            replace(_server_limits(self._config), head_bytes_max=HTTP1_HEAD_BYTES_MAX),
             epoch=self._tls,
             handshake_timeout_s=section.handshake_timeout_s,
             answers={PING_PATH.encode(): _answer_ping, SUBSCRIBE_PATH.encode(): self._answer_subscribe},
@@ -386,6 +388,7 @@ def _pool_limits(config: NodeConfig) -> PoolLimits:
 def _server_limits(config: NodeConfig) -> ServerLimits:
     section = config.client
     return ServerLimits(
+        head_bytes_max=section.head_bytes_max,
         body_bytes_max=section.body_bytes_max,
         head_timeout_s=section.head_timeout_s,
         body_timeout_s=section.body_timeout_s,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from itertools import combinations
+from urllib.parse import urlsplit
 
 from infermesh.core.model.nodes import Address
 from infermesh.node.config_cores import admission_config, routing_config
@@ -84,10 +85,16 @@ def _runtimes(config: NodeConfig) -> Iterator[str]:
         if runtime.url in urls:
             other = f"runtimes[{urls[runtime.url]}].url"
             yield f"{_said(config, f'runtimes[{number}].url', runtime.url)} is also {other}; each runtime has one entry"
+        parts = urlsplit(runtime.url)
         if runtime.url.rstrip("/").endswith("/v1"):
             yield (
                 f"{_said(config, f'runtimes[{number}].url', runtime.url)} ends in /v1; write the base URL, "
                 "to which /v1/... and /metrics are added"
+            )
+        elif parts.scheme != "http" or parts.path.strip("/"):
+            yield (
+                f"{_said(config, f'runtimes[{number}].url', runtime.url)} is not http://host:port: requests go to a "
+                "runtime in plain HTTP and with the path that the client asked for"
             )
         urls.setdefault(runtime.url, number)
 

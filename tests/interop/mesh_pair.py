@@ -21,6 +21,7 @@ GPU_NODE = "gpu-a"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 30.0
+LOG_TAIL_LINES = 12
 
 CONFIG = """
 [node]
@@ -43,7 +44,11 @@ address = "127.0.0.1:{mesh}"
 roles = ["{role}"]
 """
 # Admission lets through three times what the engine runs at once, so that the engine's own queue is seen to move.
-ADMISSION = """
+# Liveness is patient: here the engine computes on the same few cores that meshd must answer from.
+PATIENT = """
+[membership]
+suspect_after_s = 5.0
+dead_after_s = 10.0
 [admission]
 overcommit = 3.0
 """
@@ -67,7 +72,7 @@ class MeshPair:
         peer = PEER.format(node=GPU_NODE, mesh=self._gpu_mesh, role="gpu")
         self._configs = (
             self._write(GPU_NODE, "gpu", (gpu_client, self._gpu_mesh, gpu_admin), runtime),
-            self._write(ROUTER, "router", (self.client_port, router_mesh, self.admin_port), peer + ADMISSION),
+            self._write(ROUTER, "router", (self.client_port, router_mesh, self.admin_port), peer + PATIENT),
         )
 
     def start(self) -> None:
@@ -106,10 +111,13 @@ class MeshPair:
         return codes
 
     def logs(self) -> str:
-        return "\n".join(
-            f"--- {config.stem}\n{config.with_suffix('.log').read_text('utf-8', 'replace')[-1500:]}"
-            for config in self._configs
-        )
+        """What a person needs of both logs after a failure: every error, and how it ended."""
+        parts: list[str] = []
+        for config in self._configs:
+            lines = config.with_suffix(".log").read_text("utf-8", "replace").splitlines()
+            errors = [line for line in lines[:-LOG_TAIL_LINES] if '"level":"error"' in line]
+            parts += [f"--- {config.stem}", *errors, *lines[-LOG_TAIL_LINES:]]
+        return "\n".join(parts)
 
     def mesh(self, *arguments: str) -> str:
         """Run the `mesh` command; returns its stdout."""

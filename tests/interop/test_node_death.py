@@ -29,13 +29,18 @@ DEAD_AFTER_S: Final = 3.0  # The default of membership.dead_after_s, counted fro
 FRAMES_EVERY_S: Final = 0.5
 DOUBT_S: Final = 1.0  # What a stream of a node that is held for dead has to show another byte.
 BUSY_S: Final = 1.0  # For a machine whose cores are busy with other tests.
-SHOTS: Final = 30
+SHOTS: Final = 40
+CLIENTS: Final = 24
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Three equal nodes, 7.6 ms a token. Each test leaves all of them running."""
-    nodes = [gpu(f"gpu-{name}", speed=2.0) for name in "abc"]
+    """Three equal nodes of 8 slots, 17 ms a token. Each test leaves all of them running.
+
+    So few slots, so that the load is one: two of them are full of it, and a third that returns must be seen to be used,
+    however the machine under the tests distorts what the router measures.
+    """
+    nodes = [gpu(f"gpu-{name}", profile="tiny", speed=0.06) for name in "abc"]
     with running_fleet(tmp_path_factory.mktemp("death"), [router(), *nodes]) as running:
         yield running
 
@@ -118,7 +123,7 @@ def _check(shots: list[Shot], victim: str, flowing_until: float) -> int:
 
 
 def test_a_killed_node_costs_only_its_flowing_streams_and_is_used_again_when_it_returns(fleet: Fleet) -> None:
-    with Load(fleet.port, clients=8, tokens=40).running() as load:
+    with Load(fleet.port, clients=CLIENTS, tokens=24).running() as load:
         _wait_answers(load, SHOTS)
         stream = LongStream(fleet, tokens=800)
         victim = fleet[stream.node]
@@ -153,9 +158,9 @@ def test_a_killed_node_costs_only_its_flowing_streams_and_is_used_again_when_it_
 
 
 def test_a_node_that_hangs_is_out_of_choice_when_it_has_been_silent_for_too_long(fleet: Fleet) -> None:
-    with Load(fleet.port, clients=8, tokens=40).running() as load:
+    with Load(fleet.port, clients=CLIENTS, tokens=24).running() as load:
         _wait_answers(load, SHOTS)
-        stream = LongStream(fleet, tokens=1_500)
+        stream = LongStream(fleet, tokens=1_000)
         victim = fleet[stream.node]
         dead_before = _events(fleet, "node_dead", victim.node)
         suspended_at = victim.suspend()
@@ -190,9 +195,9 @@ def test_a_node_that_hangs_is_out_of_choice_when_it_has_been_silent_for_too_long
 
 
 def test_a_node_that_is_told_to_stop_finishes_its_streams_and_costs_nobody_anything(fleet: Fleet) -> None:
-    with Load(fleet.port, clients=8, tokens=40).running() as load:
+    with Load(fleet.port, clients=CLIENTS, tokens=24).running() as load:
         _wait_answers(load, SHOTS)
-        stream = LongStream(fleet, tokens=300)
+        stream = LongStream(fleet, tokens=120)
         victim = fleet[stream.node]
         told_at = victim.terminate()
         status = victim.wait_end(20)
@@ -210,7 +215,7 @@ def test_a_node_that_is_told_to_stop_finishes_its_streams_and_costs_nobody_anyth
 
 
 def test_a_router_that_is_told_to_stop_finishes_its_streams_and_takes_no_further_connection(fleet: Fleet) -> None:
-    stream = LongStream(fleet, tokens=200)
+    stream = LongStream(fleet, tokens=100)
     starts = len(fleet.router.events("node_stopping"))
     fleet.router.terminate()
     fleet.router.wait_event("node_stopping", 5, after=starts)

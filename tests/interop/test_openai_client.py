@@ -61,7 +61,6 @@ def test_a_chat_streams_its_first_token_long_before_the_last_is_generated(client
     assert still_running == 1, "the engine had ended when the first token arrived"
     # The engine makes a token each STEP_S: a router that collects them would deliver all of them at once.
     assert times[-1] - times[0] > 0.5 * (TOKENS - 1) * STEP_S
-    assert times[0] < times[-1] / 2
 
 
 def test_a_completion_streams_token_by_token(client: openai.OpenAI) -> None:

@@ -28,6 +28,7 @@ READY_TIMEOUT_S = 30.0
 LOAD_STREAMS = 3 * SEQUENCES_MAX
 LOAD_TOKENS = 200
 LOAD_TIMEOUT_S = 180.0
+LOOK_EVERY_S = 0.5
 LONG_TOKENS = 800  # More than the engine makes in the time that a check takes.
 EVENTS_BEFORE_LEAVING = 5
 ABORT_TIMEOUT_S = 5.0
@@ -88,8 +89,10 @@ class Scenario:
             thread.start()
         rows: list[dict[str, Any]] = []
         deadline = time.monotonic() + LOAD_TIMEOUT_S
-        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+        while (alive := [thread for thread in threads if thread.is_alive()]) and time.monotonic() < deadline:
             rows.append(self._row())
+            # Each look is a process of its own: without a pause they would take a core from the engine.
+            alive[0].join(LOOK_EVERY_S)
         for thread in threads:
             thread.join(1.0)
         expect(not errors, f"{len(errors)} of {LOAD_STREAMS} streams failed, first: {errors[:1]}")

@@ -123,6 +123,13 @@ def test_runtimes_are_named_once_and_by_their_base_url(tmp_path: Path) -> None:
     assert third.startswith("F: runtimes[1].url")
 
 
+@pytest.mark.parametrize("url", ["https://a:8000", "http://a:8000/prefix"])
+def test_a_runtime_that_requests_could_not_be_sent_to_is_a_conflict(tmp_path: Path, url: str) -> None:
+    text = '[node]\nid = "gpu-a"\nroles = ["gpu", "router"]\n'
+    [conflict] = _conflicts(tmp_path, text + f'[[runtimes]]\nkind = "vllm"\nurl = "{url}"\n')
+    assert f"runtimes[0].url = {url} (F) is not http://host:port" in conflict
+
+
 def test_the_cores_have_the_last_word_on_their_settings(tmp_path: Path) -> None:
     text = NODE + "[admission]\nretry_after_min_s = 10\nretry_after_max_s = 10\n"
     [conflict] = _conflicts(tmp_path, text)

@@ -110,7 +110,7 @@ class _Sink:
         field = (name.lower(), value)
         self.fields.append(field)
         if field[0] in _SPECIAL:
-            self.special.append(field)
+            self.special.append((field[0], value.strip(b" \t")))  # llhttp leaves what is behind a value.
 
 
 def parse_request_head(data: bytes) -> RequestHead:
@@ -168,7 +168,7 @@ def parse_response_head(data: bytes, *, request_method: bytes) -> ResponseHead:
     version, _, rest = lines[0].partition(b" ")
     minor = _MINORS.get(version, -1)
     code, _, reason = rest.partition(b" ")
-    if minor < 0 or not (len(code) == 3 and code.isdigit()):
+    if minor < 0 or not (len(code) == 3 and code.isdigit()) or b"\x00" in reason:
         raise RemoteProtocolError(f"not the status line of HTTP/1: {lines[0][:80]!r}", status_hint=502)
     status = int(code)
     if not 100 <= status <= 599:
@@ -231,8 +231,8 @@ def _read_special(fields: list[Field]) -> _Special:
                 special.codings.append(value)
             case b"connection":
                 special.connection.append(value)
-            case b"expect":
-                special.expect = value
+            case b"expect":  # Several are a list; together they are no expectation that we know.
+                special.expect = special.expect + b", " + value if special.expect else value
             case _:
                 pass
     return special

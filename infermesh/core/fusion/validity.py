@@ -4,6 +4,7 @@ queue, once inside, would win or lose every comparison of scores."""
 from __future__ import annotations
 
 import math
+import re
 
 from infermesh.core.model.state import GpuState, ModelState
 
@@ -11,12 +12,18 @@ _NAME_LEN_MAX = 256
 _RUNTIME_LEN_MAX = 64
 _COUNT_MAX = 1 << 40  # Far above any queue, KV cache or GPU memory in bytes; keeps sums inside a float's exact range.
 _RATE_MAX = 1e12
+# `target_key` writes a replica like this: such a name would share the key of another target.
+_REPLICA = re.compile(r".*#[0-9]+", re.DOTALL)
 
 
 def model_state_fault(state: ModelState) -> str:
     """What is wrong with it, in words for an operator; empty when nothing is."""
     if not 0 < len(state.model) <= _NAME_LEN_MAX:
         return f"model name of {len(state.model)} characters; allowed are 1 to {_NAME_LEN_MAX}"
+    if not state.model.isprintable() or state.model != state.model.strip():
+        return f"model name {state.model[:64]!a}; blanks at its ends and control characters cannot go into a header"
+    if "#" in state.model and _REPLICA.fullmatch(state.model):
+        return f"model name {state.model[:64]!a}; '#' and a number at the end stand for a replica"
     if len(state.runtime) > _RUNTIME_LEN_MAX:
         return f"runtime name of {len(state.runtime)} characters; allowed are {_RUNTIME_LEN_MAX}"
     counts = (state.queue_len, state.running, state.slots, state.kv_capacity_tokens, state.context_tokens_max)

@@ -36,6 +36,8 @@ from infermesh.core.routing.track import Ask, Offer, Pool, Track, decode_speed
 
 _KV_FULL = 0.95  # A target with less free KV memory than this leaves gets no hedge.
 _FLEET_EVERY_S = 1.0
+# Whole answers of one target that end closer together than this teach the same: the first of them is enough.
+_LEARN_EVERY_S = 0.005
 _FAILED = frozenset({Verdict.SERVER_ERROR, Verdict.CONNECT_FAILED, Verdict.BROKEN, Verdict.TIMED_OUT})
 _CENSORED = frozenset({Verdict.CANCELLED, Verdict.TIMED_OUT})
 
@@ -204,7 +206,8 @@ class Router:
             # It would have taken longer still: all that is known, and enough to find a stuck target slow.
             if took_ms > lease.prediction.p95_ttft_ms:
                 self._learn_ttft(track, lease, took_ms, now)
-        elif verdict is Verdict.OK:
+        elif verdict is Verdict.OK and now >= track.learns_at:
+            track.learns_at = now + _LEARN_EVERY_S
             fleet = self._pools[lease.target.model].fleet
             fleet.answered(lease.facts.prompt_bytes, prompt_tokens, output_tokens)
             if lease.facts.stream:

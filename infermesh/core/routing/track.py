@@ -63,6 +63,7 @@ class Track:
         "incarnation",
         "kv_capacity_tokens",
         "learner",
+        "learns_at",
         "load",
         "loading",
         "network_ms",
@@ -78,6 +79,7 @@ class Track:
         self.fleet = pool.fleet
         self.holding = Holding(pool.take_bit(self))
         self.salt = salt  # Of its key: every router ranks the targets of a prompt alike.
+        self.learns_at = -math.inf  # From when on a whole answer teaches something again.
         self.cold_at = 0.0  # When weighted_prefix last sent it a prompt that nobody held.
         self.incarnation = target.state.incarnation
         self.absent = False  # Its node died, and has not come back into choice since.

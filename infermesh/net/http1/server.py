@@ -43,6 +43,7 @@ from wire.http1 import (
     parse_request_head,
 )
 from wire.http1.framing import Body, ChunkedBody
+from wire.limits import HTTP1_HEAD_BYTES_MAX
 
 REASONS: Final = {
     200: b"OK",
@@ -63,6 +64,7 @@ REASONS: Final = {
     503: b"Service Unavailable",
     504: b"Gateway Timeout",
     505: b"HTTP Version Not Supported",
+    508: b"Loop Detected",
 }
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_S: Final = 2.0
@@ -76,6 +78,7 @@ _REQUESTS_PER_TURN: Final = 16
 class ServerLimits:
     """What one client connection may take. Times in seconds, from the config section of its listener."""
 
+    head_bytes_max: int = HTTP1_HEAD_BYTES_MAX
     body_bytes_max: int = 16 << 20
     head_timeout_s: float = 10.0  # From a head's first byte to its last: a slow head cannot extend it.
     body_timeout_s: float = 30.0  # For a body of no size; each byte received extends it by `1 / body_rate_min`.
@@ -260,8 +263,7 @@ class ServerConnection(Connection):
             if work is not None:
                 try:
                     work.on_connection_lost()
-                except Exception as error:
-                    # trio's own cancellation calls this, and an exception there would end the process.
+                except Exception as error:  # noqa: BLE001 - raised inside trio's own cancellation it ends the process.
                     self.reactor.report(error)
 
     def _advance(self) -> None:
@@ -294,6 +296,8 @@ class ServerConnection(Connection):
         while buffer.startswith(b"\r\n", start) and start < 4:
             start += 2  # RFC 9112 section 2.2: an empty line before a request is ignored; two are enough.
         end = head_end(buffer, start)
+        if (end if end >= 0 else len(buffer)) - start > self._limits.head_bytes_max:
+            raise RemoteProtocolError(f"head of more than {self._limits.head_bytes_max} bytes", status_hint=431)
         if end < 0:
             if not self._head_begun and len(buffer) > start:
                 self._head_begun = True
@@ -307,7 +311,17 @@ class ServerConnection(Connection):
         if head.framing > limit:
             self.refuse(Refusal(413, "body_oversized", f"body of {head.framing} bytes; at most {limit} are taken"))
             return False
-        self._buffer = buffer[end:]
+        stop = end + head.framing
+        if end <= stop <= len(buffer):
+            # The usual case: the whole body came with its head.
+            self._buffer = buffer[stop:] if stop < len(buffer) else b""
+            self._deliver(head, buffer[end:stop])
+        else:
+            self._start_body(head, buffer[end:])
+        return True
+
+    def _start_body(self, head: RequestHead, begun: bytes) -> None:
+        self._buffer = begun
         self._head = head
         self._body = body_of(head.framing, keep_payload=True)
         self._body_parts = []
@@ -318,7 +332,6 @@ class ServerConnection(Connection):
             self.write(_CONTINUE)
         if not self._body.done:
             self.timers.arm(self, self._body_since + self._limits.body_timeout_s)
-        return True
 
     def _read_body(self) -> None:
         body, head = self._body, self._head

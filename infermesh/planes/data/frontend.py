@@ -57,6 +57,7 @@ class Frontend:
         self.host = host
         self.gate = gate
         self.limits = limits
+        self._pseudonym = host.pseudonym.encode()
         self.attempts_max = attempts_max
         self.busy = busy
         self._ledger: Ledger = host.ledger
@@ -114,6 +115,7 @@ class Frontend:
     def _infer(self, connection: ServerConnection, request: Request, route: str) -> None:
         name = self._names.name(request.head)
         try:
+            self._refuse_loop(request)
             facts = self._facts(request)
         except RequestRefused as refused:
             send_refusal(connection, refused, b"POST", [(b"x-infermesh-request-id", name.request_id)])
@@ -138,6 +140,15 @@ class Frontend:
         return facts
 
     # --- refusals ---
+
+    def _refuse_loop(self, request: Request) -> None:
+        """A request that this node has sent on comes back to it when a runtime's url leads to a router."""
+        hops = [value for name, value in request.head.fields if name == b"via"]
+        if hops and any(hop.split()[1:2] == [self._pseudonym] for hop in b",".join(hops).split(b",")):
+            self._ledger.bad_request(PORT, "loop")
+            me = self._pseudonym.decode()
+            text = f"the request has passed node {me} before (via); a runtime's url must not lead to a router"
+            raise RequestRefused(508, "loop_detected", text)
 
     def _unknown_model(self, model: ModelName) -> RequestRefused:
         names = sorted(self._view.eligible)

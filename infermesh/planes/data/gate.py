@@ -90,9 +90,9 @@ class Gate:
         """A defect in one request must reach neither the next in line nor whoever made room for it."""
         try:
             request.on_admission(effect)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one request's defect; see above.
             self._timers.report(error)
             try:
                 request.give_up()
-            except Exception as further:
+            except Exception as further:  # noqa: BLE001 - the same defect, most likely, met once more.
                 self._timers.report(further)

@@ -21,12 +21,19 @@ from wire.http1 import (
     forwardable,
 )
 
-# Written anew by each hop. x-forwarded-for is replaced: nothing in front of a router is trusted to have set it.
+# Largest count in a hint: a number that no float holds would break the arithmetic of every choice after it.
+_COUNT_MAX: Final = (1 << 31) - 1
+_INCARNATION_MAX: Final = 1 << 53
+
+# Written anew by each hop. What says who asked is dropped: nothing in front of a router is trusted to have set it.
 _REQUEST_DROPS: Final = HOP_BY_HOP | frozenset(
     {
         b"traceparent",
         b"tracestate",
+        b"forwarded",
         b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
         b"x-infermesh-request-id",
         b"x-infermesh-model",
         b"x-infermesh-replica",
@@ -46,6 +53,8 @@ def upstream_request(head: RequestHead, body: bytes, added: Sequence[bytes]) -> 
     """The request as it goes on: same method, target and body, framed by length; `added` are this hop's lines."""
     lines = forwardable(head.fields, head.lines, _REQUEST_DROPS)
     lines += added
+    if not head.minor and head.value(b"host") is None:
+        lines.append(b"host: ")  # HTTP/1.0 may lack it, what we write may not (RFC 9112 section 3.2).
     if body or head.framing:
         lines.append(b"content-length: %d" % len(body))
     return encode_request_head(head.method, head.target, lines) + body
@@ -61,6 +70,8 @@ def client_response(head: ResponseHead, added: Sequence[bytes], *, http_minor: i
             lines.append(b"content-length: %d" % head.framing)
     elif http_minor:
         lines.append(b"transfer-encoding: chunked")
+    if head.status in (429, 503) and head.value(b"retry-after") is None:
+        lines.append(b"retry-after: 1")  # DESIGN 4: on every one of these, also where a runtime leaves it out.
     if not keep_alive:
         lines.append(b"connection: close")
     return encode_relayed_head(head.status, head.reason, lines)
@@ -85,4 +96,5 @@ def parse_load(value: bytes) -> LoadHint | None:
         hint = LoadHint(int(parts[b"i"]), int(parts[b"q"]), int(parts[b"r"]), kv_usage)
     except (KeyError, ValueError):
         return None
-    return hint if hint.queue_len >= 0 and hint.running >= 0 and 0.0 <= kv_usage <= 1.0 else None
+    counted = 0 <= hint.queue_len <= _COUNT_MAX and 0 <= hint.running <= _COUNT_MAX
+    return hint if counted and 0 <= hint.incarnation <= _INCARNATION_MAX and 0.0 <= kv_usage <= 1.0 else None

@@ -21,6 +21,8 @@ from wire.http1 import RequestHead
 MODEL_CHARS_MAX: Final = 256
 TENANT_CHARS_MAX: Final = 128
 DEADLINE_MS_MAX: Final = 24 * 3600 * 1000.0
+# JSON knows no largest number, and arithmetic with floats does. More than any context holds.
+_OUTPUT_TOKENS_MAX: Final = 1 << 31
 
 _PRIORITIES: Final = {priority.name.lower().encode(): priority for priority in Priority}
 _NOTHING: Final = msgspec.Raw(b"")
@@ -66,7 +68,7 @@ def read_facts(
     return RequestFacts(
         model=ModelName(peeked.model),
         prompt_bytes=len(prompt),
-        output_tokens_max=max(0, output_max),
+        output_tokens_max=min(max(0, output_max), _OUTPUT_TOKENS_MAX),
         stream=bool(peeked.stream),
         blocks=blocks_of(prompt),
         priority=hints.priority,
@@ -93,7 +95,7 @@ def read_hints(head: RequestHead, deadline_s: float = math.inf) -> Hints:
             case b"x-infermesh-tenant":
                 tenant = value.decode("latin-1")[:TENANT_CHARS_MAX]
             case b"x-infermesh-hedge":
-                may_hedge = value.lower() != b"never"
+                may_hedge = value.strip().lower() != b"never"
             case _:
                 pass
     return Hints(priority, deadline_s, tenant, may_hedge)
@@ -121,5 +123,7 @@ def _deadline_s(value: bytes) -> float:
 
 def _field_of(error: msgspec.ValidationError) -> str | None:
     """The name in msgspec's "... - at `$.model`" or "missing required field `model`"."""
-    parts = str(error).rsplit("`", 2)
-    return parts[1].removeprefix("$.") if len(parts) == 3 else None
+    text = str(error)
+    parts = text.rsplit("`", 2)
+    named = "required field" in text or "`$." in text
+    return parts[1].removeprefix("$.") if named and len(parts) == 3 else None

@@ -28,7 +28,6 @@ from infermesh.planes.data.run import Attempt, Destination, Run
 from wire.http1 import ResponseHead
 from wire.sse import usage_tokens
 
-
 _SUCCESSES_EVERY_S: Final = 0.02
 
 
@@ -76,6 +75,7 @@ class RouterHost:
         self.timers = timers
         self._hedges = hedges
         self._retries = retries
+        self.pseudonym = pseudonym
         self._via = b"via: 1.1 " + pseudonym.encode()
         self._post = post
         # Per target: successes not told yet, and when the next ones are due. As large as the fleet.

@@ -137,10 +137,22 @@ class Attempt:
         self.run.on_doubt(self, up, why)
 
     def on_end(self, up: UpstreamConnection) -> None:
-        self.run.on_end(self)
+        try:
+            self.run.on_end(self)
+        except Exception:
+            self._give_up()
+            raise
 
     def on_failed(self, up: UpstreamConnection, error: ConnectionLost) -> None:
-        self.run.on_failed(self, up, error)
+        try:
+            self.run.on_failed(self, up, error)
+        except Exception:
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        """A defect where the connection has let go of us already: the client's side takes everything along."""
+        self.run.connection.lose("a defect on this node, see connection_crashed in its log")
 
 
 class Run:

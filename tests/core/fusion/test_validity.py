@@ -60,6 +60,16 @@ def test_an_impossible_model_state_is_named(field: dict[str, Any]) -> None:
     assert model_state_fault(ModelState(**(MODEL | field)))
 
 
+@pytest.mark.parametrize("name", ["m#1", "a#b#20", "m\r\nx-evil: 1", "m\x1b[1m", " m", "m "])
+def test_a_model_name_that_reads_as_a_replica_or_does_not_fit_into_a_header_is_refused(name: str) -> None:
+    assert model_state_fault(ModelState(**(MODEL | {"model": ModelName(name)})))
+
+
+@pytest.mark.parametrize("name", ["meta-llama/Llama-3", "m#", "m#a", "#", "modèle", "a model"])
+def test_an_odd_model_name_that_harms_nobody_is_taken(name: str) -> None:
+    assert model_state_fault(ModelState(**(MODEL | {"model": ModelName(name)}))) == ""
+
+
 @pytest.mark.parametrize(
     "field",
     [

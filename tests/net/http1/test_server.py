@@ -154,6 +154,21 @@ async def test_a_chunked_body_over_the_limit_is_refused_although_it_never_said_i
         assert [refusal.reason for refusal in held.refusals] == ["body_oversized"]
 
 
+@pytest.mark.parametrize(("size", "status"), [(1_000, 200), (1_001, 431)])
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_head_may_be_as_large_as_it_was_set(size: int, status: int, *, whole: bool) -> None:
+    start = b"GET / HTTP/1.1\r\nhost: a\r\nx: "
+    head = start + b"y" * (size - len(start) - 4) + b"\r\n\r\n"
+    async with served(ServerLimits(head_bytes_max=1_000)) as held:
+        if whole:
+            await held.client.send_all(head)
+        else:
+            for part in (head[:500], head[500:]):
+                await held.client.send_all(part)
+                await trio.testing.wait_all_tasks_blocked()
+        assert (await held.client.receive_some()).startswith(b"HTTP/1.1 %d " % status)
+
+
 async def test_a_slow_head_is_cut_at_its_time_however_many_bytes_trickle_in() -> None:
     async with served(ServerLimits(head_timeout_s=0.1)) as held:
         with trio.move_on_after(2):

@@ -529,3 +529,21 @@ async def test_a_client_that_leaves_cancels_everything_behind_it(when: str) -> N
         verdicts = {verdict for _, verdict in held.host.ended}
         assert verdicts <= {"cancelled"}
         assert len(held.host.ended) == held.host.dispatched
+
+
+async def test_a_defect_at_the_end_of_an_answer_ends_its_request_and_frees_what_it_held() -> None:
+    async with bench([says(b"fine")]) as held:
+
+        def broken(run: Run, attempt: Attempt) -> None:
+            held.host.on_attempt_end = kept  # type: ignore[method-assign]
+            raise ZeroDivisionError("a defect")
+
+        kept = held.host.on_attempt_end
+        held.host.on_attempt_end = broken  # type: ignore[method-assign]
+        held.host.dispatched -= 1  # Its end is the one that the defect swallows.
+        await held.ask()
+        with trio.fail_after(5):
+            await held.idle.wait()
+        assert [type(error) for error in held.running.crashes] == [ZeroDivisionError]
+        held.running.crashes.clear()
+        assert held.runs[0].ended

@@ -1,4 +1,4 @@
-"""A run whose events come in an unlucky order: while its connection's task is busy, at its deadline, at its last word."""
+"""A run whose events come in an unlucky order: its connection's task is busy, its time is up, its client leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wire.http1 import ResponseHead
 
 @asynccontextmanager
 async def unreachable() -> AsyncIterator[tuple[str, int]]:
-    """An address where a connection is neither taken nor refused: its queue is full, a further one stays in SYN_SENT."""
+    """An address where a connection is neither taken nor refused: its queue is full, the next one stays in SYN_SENT."""
     full = socket.socket()
     full.bind(("127.0.0.1", 0))
     full.listen(0)

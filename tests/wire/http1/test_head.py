@@ -30,6 +30,21 @@ def test_a_plain_request_is_read_with_lower_case_names_in_order() -> None:
     assert (head.framing, head.keep_alive, head.minor) == (5, True, 1)
 
 
+def test_blanks_around_a_value_are_not_part_of_it() -> None:
+    head = parse_request_head(request(b"Content-Length:\t5 \t", b"Expect: 100-continue ", host=b"Host: mesh \r\n"))
+    assert (head.framing, head.expect, head.host) == (5, b"100-continue", b"mesh")
+
+
+def test_several_expectations_are_none_that_we_know() -> None:
+    assert parse_request_head(request(b"Expect: a-miracle", b"Expect: 100-continue")).expect != b"100-continue"
+
+
+def test_a_reason_with_a_nul_is_no_response() -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        parse_response_head(response(start=b"HTTP/1.1 200 O\x00K"), request_method=b"GET")
+    assert caught.value.status_hint == 502
+
+
 @pytest.mark.parametrize(
     ("lines", "status"),
     [

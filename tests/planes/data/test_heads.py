@@ -1,0 +1,66 @@
+"""The heads that a hop writes, and the load that it puts on them."""
+
+from __future__ import annotations
+
+import pytest
+
+from infermesh.core.model.state import LoadHint
+from infermesh.planes.data.heads import client_response, encode_load, parse_load, upstream_request
+from wire.http1 import parse_request_head, parse_response_head
+
+
+def sent_on(*lines: bytes, version: bytes = b"HTTP/1.1") -> list[bytes]:
+    start = b"POST /v1/completions " + version
+    head = parse_request_head(b"\r\n".join([start, *lines, b"", b""]))
+    return upstream_request(head, b"{}", [b"x-added: 1"]).split(b"\r\n")[1:-2]
+
+
+def answered(status: bytes, *lines: bytes) -> list[bytes]:
+    head = parse_response_head(b"\r\n".join([b"HTTP/1.1 " + status, *lines, b"", b""]), request_method=b"POST")
+    return client_response(head, [], http_minor=1, keep_alive=True).split(b"\r\n")[1:-2]
+
+
+def test_a_request_is_framed_by_its_length_and_named_by_its_host() -> None:
+    lines = [b"Host: mesh", b"Transfer-Encoding: chunked"]
+    assert sent_on(*lines) == [b"Host: mesh", b"x-added: 1", b"content-length: 2"]
+
+
+def test_a_request_of_http_1_0_without_a_host_gets_an_empty_one() -> None:
+    assert sent_on(version=b"HTTP/1.0") == [b"x-added: 1", b"host: ", b"content-length: 2"]
+
+
+@pytest.mark.parametrize(
+    "name", [b"x-infermesh-replica", b"x-infermesh-model", b"Forwarded", b"X-Forwarded-For", b"X-Forwarded-Host"]
+)
+def test_what_only_a_hop_may_say_does_not_pass_from_a_client(name: bytes) -> None:
+    assert sent_on(b"host: mesh", name + b": 3") == [b"host: mesh", b"x-added: 1", b"content-length: 2"]
+
+
+@pytest.mark.parametrize("status", [b"429 Too Many Requests", b"503 Service Unavailable"])
+def test_an_answer_to_come_back_says_when(status: bytes) -> None:
+    assert b"retry-after: 1" in answered(status, b"content-length: 0")
+    assert answered(status, b"content-length: 0", b"Retry-After: 7").count(b"retry-after: 1") == 0
+
+
+def test_a_load_comes_back_as_it_was_written() -> None:
+    hint = LoadHint(incarnation=1_700_000_000_000, queue_len=3, running=250, kv_usage=0.25)
+    assert parse_load(encode_load(hint)) == hint
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"i=1;q=1;r=1",
+        b"i=1;q=-1;r=1;k=0.5",
+        b"i=1;q=1;r=1;k=nan",
+        b"i=1;q=1;r=1;k=1.5",
+        b"i=1;q=1" + b"0" * 400 + b";r=1;k=0.5",
+        b"i=1;q=1;r=1" + b"0" * 400 + b";k=0.5",
+        b"i=1" + b"0" * 400 + b";q=1;r=1;k=0.5",
+        b"i=-1;q=1;r=1;k=0.5",
+        b"i=1;q=1;r=x;k=0.5",
+    ],
+)
+def test_a_load_that_cannot_be_true_is_no_hint(value: bytes) -> None:
+    assert parse_load(value) is None
