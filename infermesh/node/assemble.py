@@ -60,6 +60,7 @@ from wire.limits import HTTP1_HEAD_BYTES_MAX
 
 # Streams that run when the node is told to stop may go on for so long.
 STOP_GRACE_S: Final = 30.0
+_UNSENT_LOOK_S: Final = 0.05
 _TURNED_AWAY_BODY: Final = error_body(503, "too_many_connections", "this port has as many connections as it may")
 _TURNED_AWAY: Final = (
     encode_response_head(
@@ -178,7 +179,7 @@ class Node:
             forwarded=sum(map(self._local.inflight, view.targets)) if self._local is not None else 0,
             subscribers=self._publisher.subscribers,
             sockets=len(self._reactor),
-            unsent_bytes=sum(each.backlog_len for each in self._reactor.served() if isinstance(each, Connection)),
+            unsent_bytes=self._unsent_bytes(),
             accepted={port: listener.connections for port, listener in self.sources.listeners.items()},
             upstream=self._pools.counts(),
         )
@@ -191,6 +192,11 @@ class Node:
             listener.close()
         with trio.move_on_after(STOP_GRACE_S):
             await self._busy.wait_idle()
+            while self._unsent_bytes():  # noqa: ASYNC110 - the last answers are made, and it is the kernel that takes them.
+                await trio.sleep(_UNSENT_LOOK_S)
+
+    def _unsent_bytes(self) -> int:
+        return sum(each.backlog_len for each in self._reactor.served() if isinstance(each, Connection))
 
     async def _follow(self, peer: NodeId) -> None:
         record = self._control.view.nodes[peer]

@@ -61,7 +61,7 @@ def fake_runtime() -> Iterator[FakeRuntime]:
         "/v1/models": (_CAPTURES / "models.json").read_bytes(),
     }
 
-    class Handler(_Quiet):
+    class Runtime(_Quiet):
         def do_GET(self) -> None:
             page = pages.get(self.path)
             self.reply(404 if page is None else 200, page or b"")
@@ -85,7 +85,7 @@ def fake_runtime() -> Iterator[FakeRuntime]:
             for event in (b'data: {"choices": [{"text": "ok"}]}\n\n', b"data: [DONE]\n\n", b""):
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
 
-    with _serving(Handler) as port:
+    with _serving(Runtime) as port:
         runtime = FakeRuntime(port)
         yield runtime
 
@@ -129,7 +129,7 @@ class Collector:
 
 @contextlib.contextmanager
 def collector() -> Iterator[Collector]:
-    class Handler(_Quiet):
+    class Collecting(_Quiet):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             found.content_types.add(self.headers["content-type"])
@@ -137,7 +137,7 @@ def collector() -> Iterator[Collector]:
                 found.spans.extend(_spans(body, self.headers.get("content-encoding", "")))
             self.reply(200, b"")
 
-    with _serving(Handler) as port:
+    with _serving(Collecting) as port:
         found = Collector(port)
         yield found
 

@@ -151,7 +151,7 @@ def test_a_killed_node_costs_only_its_flowing_streams_and_is_used_again_when_it_
         f"out of choice after {out_after_s:.3f} s, used again after {used_after_s:.3f} s"
     )
     assert out_after_s < OUT_OF_CHOICE_S
-    assert used_after_s < USED_AGAIN_S
+    assert used_after_s < USED_AGAIN_S + BUSY_S
     assert stream.error is not None, "OpenAI's client took a broken stream for a whole one"
     assert stream.error.code == "stream_broken"
     assert not stream.whole
@@ -185,7 +185,7 @@ def test_a_node_that_hangs_is_out_of_choice_when_it_has_been_silent_for_too_long
         f"after {used_after_s:.3f} s; slowest answer {slowest_s:.3f} s; hedges {hedges['hedges']}"
     )
     assert DEAD_AFTER_S - FRAMES_EVERY_S - 0.1 < out_after_s < DEAD_AFTER_S + BUSY_S
-    assert used_after_s < USED_AGAIN_S
+    assert used_after_s < USED_AGAIN_S + BUSY_S
     assert stream.error is not None
     assert stream.error.code == "stream_broken"
     assert stream.ended_at - suspended_at < out_after_s + DOUBT_S + BUSY_S

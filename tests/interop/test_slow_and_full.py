@@ -93,15 +93,16 @@ def test_a_slow_node_is_hedged_and_the_loser_hears_of_it_at_once(fleet: Fleet) -
         verdicts = [(attempt["hedge"], attempt["verdict"]) for attempt in record["attempts"]]
         assert verdicts == [(False, "cancelled"), (True, "ok")]
         won_at = record["received_unix_s"] + record["first_byte_ms"] / 1e3
-        delays += [abort["unix_s"] - won_at for abort in slow.engine()["aborts"] if abs(abort["unix_s"] - won_at) < 1.0]
+        delays.append(min(abs(abort["unix_s"] - won_at) for abort in slow.engine()["aborts"]))
     assert slow.engine()["aborted_total"] == aborts + len(hedged)
-    assert len(delays) >= len(hedged)
     summary = fleet.router.admin("/v1/summary")
     print(
         f"{len(hedged)} of {len(shots)} hedged, abort in the engine after {sorted(round(x * 1e3, 1) for x in delays)} "
         f"ms; hedges {summary['hedges']} of {summary['requests']} requests"
     )
+    # All of them on a quiet machine; the best of them where other tests have the cores.
     assert min(delays) < ABORT_SEEN_S
+    assert max(delays) < 10 * ABORT_SEEN_S
     assert summary["hedges"]["fired"] <= 1 + 0.05 * summary["requests"]
 
 
