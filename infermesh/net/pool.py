@@ -10,6 +10,7 @@ forgotten when it breaks; a caller that will not use it calls `give_back`.
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections import deque
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Secure(Protocol):
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject: ...
     def admit(self, tls: TlsSession) -> None:
-        """Raises PeerRefused."""
+        """Raises PeerRefused. May set `tls.retire_at`."""
 
     def remember(self, tls: TlsSession) -> None: ...
     def failed(self, why: str) -> None:
@@ -166,7 +167,9 @@ class UpstreamPool:
             raise
 
     def give_back(self, up: UpstreamConnection) -> None:
-        if self._closed or up.closed:
+        now = self._timers.now()
+        retire_at = up.tls.retire_at if up.tls is not None else math.inf
+        if self._closed or up.closed or now >= retire_at:
             up.close()
             self.forget(up)
             return
@@ -174,7 +177,7 @@ class UpstreamPool:
             # The ticket came after the handshake, with or before the first answer.
             self._secure.remember(up.tls)
         surplus = self._plan.put(up)
-        self._timers.arm(up, self._timers.now() + self._limits.idle_timeout_s)
+        self._timers.arm(up, min(now + self._limits.idle_timeout_s, retire_at))
         if surplus is not None:
             surplus.close()
             self.forget(surplus)

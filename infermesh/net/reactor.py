@@ -120,19 +120,19 @@ class Reactor:
             self._late.clear()
             self.batches += 1
             self.events += len(ready)
-            for start in range(0, len(ready), _EVENTS_PER_LOOK):
-                for fd, mask in ready[start : start + _EVENTS_PER_LOOK]:
-                    connection = served.get(fd)
-                    if connection is None:  # Closed by an earlier event of this batch.
-                        continue
+            served_len = 0
+            for fd, mask in ready:
+                connection = served.get(fd)
+                if connection is not None:  # Else it was closed by an earlier event of this batch.
                     try:
                         connection.on_event(mask)
-                    except Exception as error:  # noqa: BLE001 - one connection's defect; all others live on.
+                    except Exception as error:
                         self._end(connection, error)
-                if clock() > end:
-                    self._late.update(event for event in ready[start + _EVENTS_PER_LOOK :] if event[0] in served)
+                served_len += 1
+                if not served_len % _EVENTS_PER_LOOK and clock() > end:
+                    self._late.update(event for event in ready[served_len:] if event[0] in served)
                     return
-            if self.woken:
+            if self.woken or clock() > end:
                 return
             linger_s = _LINGER_S
 

@@ -8,6 +8,7 @@ got wrong; the caller closes the connection and counts it.
 from __future__ import annotations
 
 import contextlib
+import math
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -16,7 +17,7 @@ _READ_BYTES: Final = 65_536
 
 
 class TlsSession:
-    __slots__ = ("_incoming", "_outgoing", "closed_by_peer", "object", "ready")
+    __slots__ = ("_incoming", "_outgoing", "closed_by_peer", "object", "ready", "retire_at")
 
     def __init__(self, wrap: Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject]) -> None:
         """`wrap` makes the object of one side over the incoming and outgoing BIO (`TlsEpoch.accept`, `.connect`)."""
@@ -25,6 +26,7 @@ class TlsSession:
         self.object = wrap(self._incoming, self._outgoing)
         self.ready = False  # The handshake is complete.
         self.closed_by_peer = False  # close_notify came.
+        self.retire_at = math.inf  # Monotonic seconds: no new exchange from then on; the peer's certificate has ended.
 
     def handshake(self, data: bytes = b"") -> bytes:
         """Take the peer's bytes, return ours to send; `ready` tells when it is done."""

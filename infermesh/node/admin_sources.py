@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from infermesh.core.kernel import KernelEvent, TargetEjected
@@ -14,6 +16,7 @@ from infermesh.net.listener import Listener
 from infermesh.net.reactor import Reactor
 from infermesh.node.config import NodeConfig
 from infermesh.node.telemetry import Telemetry
+from infermesh.observe.families import Labels
 from infermesh.observe.metrics import Metrics
 from infermesh.planes.control.loop import ControlLoop
 from infermesh.planes.data.explain import Json, record_value, score_value
@@ -38,6 +41,7 @@ class NodeSources:
         self._pools = pools
         self._reactor = reactor
         self.listeners: dict[str, Listener] = {}
+        self.queue_len: Callable[[ModelName], int] | None = None  # Of a router's admission.
         self.stopping = False
 
     @property
@@ -53,6 +57,9 @@ class NodeSources:
         for node, (used, idle) in self._pools.counts().items():
             metrics.upstream_connections.child(node=node, phase="open").value = used
             metrics.upstream_connections.child(node=node, phase="idle").value = idle
+        if self.queue_len is not None:
+            waiting: dict[Labels, float] = {(model,): self.queue_len(model) for model in self._control.view.eligible}
+            metrics.admission_queue_depth.replace(waiting)
         metrics.reactor_batches.child().value = self._reactor.batches
         metrics.reactor_events.child().value = self._reactor.events
         metrics.mailbox_dropped.child().value = self._control.dropped

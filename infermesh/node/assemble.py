@@ -128,6 +128,7 @@ class Node:
         self.sources = NodeSources(
             config, self._control, self.telemetry, self.router, pools=self._pools, reactor=self._reactor
         )
+        self.sources.queue_len = self.frontend.gate.queue_len if self.frontend is not None else None
 
     # --- running ---
 

@@ -79,9 +79,13 @@ class Restartable:
             await self._wanted.wait()
             task_status = trio.TASK_STATUS_IGNORED
 
-    async def kill(self) -> None:
+    def end(self) -> None:
         """End it here and now, as SIGKILL would: the kernel closes what it had open."""
         self._scope.cancel()
+
+    async def kill(self) -> None:
+        """`end`, and wait until it is down."""
+        self.end()
         await wait_until(lambda: not self.running, f"{self.name} is down")
 
     async def start(self) -> None:

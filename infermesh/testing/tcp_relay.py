@@ -32,6 +32,7 @@ class TcpRelay:
         host, port = listener.socket.getsockname()[:2]
         self.address = (str(host), int(port))
         self.listening = trio.CancelScope()
+        self.closed = trio.Event()  # It listens no more.
         self.target = target
         self.mode = RelayMode.PASS
         self.connections = 0  # Open ones.
@@ -106,6 +107,7 @@ async def serve_tcp_relay(
         with relay.listening:
             await trio.serve_listeners(relay.serve, listeners, handler_nursery=connections)
         listeners[0].socket.close()
+        relay.closed.set()
 
 
 async def _drink(stream: trio.SocketStream) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import trio
 
+from infermesh.emulator import EmulatorConfig
 from infermesh.testing.bystander import unharmed
 from infermesh.testing.certificates import TrustDomain
 from infermesh.testing.completions import PATH, completion_body, error_code, event_text, expected_text, unary_text
 from infermesh.testing.h11_client import read_answers
 from infermesh.testing.http_peer import PeerResponse
 from infermesh.testing.mesh import Mesh, running_mesh
-from infermesh.testing.mesh_plan import GpuPlan, MeshPlan
+from infermesh.testing.mesh_plan import MODEL, GpuPlan, MeshPlan
 from infermesh.testing.scripted_runtime import scripted_runtime
 from infermesh.testing.waiting import wait_until
 
@@ -74,6 +76,41 @@ async def test_a_client_in_many_headers_is_refused_at_the_door_as_set(trust: Tru
         [answer] = read_answers(received)
     assert answer.status == 431
     assert json.loads(answer.body)["error"]["code"] == "head_oversized"
+
+
+@pytest.mark.parametrize("name", ["owner/model-1b", "owner%2Fmodel-1b", "owner%2fmodel%2D1b"])
+async def test_a_model_is_found_by_its_name_however_its_path_is_written(trust: TrustDomain, name: str) -> None:
+    plan = MeshPlan(gpus=[GpuPlan(engines=[EmulatorConfig(models=("owner/model-1b",), profile="tiny")])])
+    async with running_mesh(plan, trust=trust) as mesh, await mesh.client() as client:
+        answer = await client.fetch("GET", f"/v1/models/{name}")
+        assert json.loads(answer.body)["id"] == "owner/model-1b"
+        answer = await client.fetch("GET", "/v1/models/owner%252Fmodel-1b")
+        assert (answer.status, error_code(answer.body)) == (404, "model_not_found"), "decoded once"
+
+
+async def test_requests_that_wait_for_a_slot_are_shown(trust: TrustDomain, nursery: trio.Nursery) -> None:
+    free = trio.Event()
+
+    async def slow(response: PeerResponse) -> None:
+        await free.wait()
+        await response.send(b"{}")
+
+    async with scripted_runtime(slow) as runtime:
+        plan = MeshPlan(
+            gpus=[GpuPlan(engines=[], runtimes=[replace(runtime, slots=1)])],
+            bystander=None,
+            router={"admission.overcommit": "1", "hedging.enabled": "false"},
+        )
+        async with running_mesh(plan, trust=trust) as mesh:
+            sources = mesh.router.node.sources
+            async with await mesh.client() as one, await mesh.client() as two:
+                for client in (one, two):
+                    await client.send("POST", PATH, completion_body())
+                await wait_until(lambda: sources.metrics.admission_queue_depth.by("model") == {MODEL: 1}, "one waits")
+                free.set()
+                for client in (one, two):
+                    assert (await client.head()).status_code == 200
+            assert sources.metrics.admission_queue_depth.by("model") == {MODEL: 0}
 
 
 @pytest.mark.slow

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import math
+import ssl
+from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from infermesh.core.model.names import NodeId
 from infermesh.net.http1.client import UpstreamConnection
 from infermesh.net.pool import ConnectFailed, PoolLimits, PoolPlan, UpstreamPool
+from infermesh.net.tls import TlsEpoch
+from infermesh.net.tls_session import TlsSession
+from infermesh.testing.certificates import TrustDomain
 from infermesh.testing.http_peer import HttpPeer, PeerRequest, PeerResponse, serve_http_peer
 from infermesh.testing.reactors import RunningReactor, running_reactor
 
@@ -131,6 +138,47 @@ async def test_an_idle_connection_is_closed_after_its_time_and_forgotten() -> No
             while pool.open_len:
                 await trio.sleep(0.01)
         assert pool.idle_len == 0
+        nursery.cancel_scope.cancel()
+
+
+class Passing:
+    """Admits whoever answers, for `left_s` seconds from now."""
+
+    def __init__(self, epoch: TlsEpoch, left_s: float) -> None:
+        self._epoch = epoch
+        self._left_s = left_s
+
+    def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        return self._epoch.connect(NodeId("gpu-a"), incoming, outgoing)
+
+    def admit(self, tls: TlsSession) -> None:
+        tls.retire_at = trio.current_time() + self._left_s
+
+    def remember(self, tls: TlsSession) -> None: ...
+    def failed(self, why: str) -> None: ...
+
+
+@pytest.mark.parametrize("idle", [True, False])
+async def test_no_exchange_begins_on_a_connection_whose_peers_certificate_has_ended(
+    tmp_path: Path, *, idle: bool
+) -> None:
+    domain = TrustDomain(tmp_path)
+    async with running_reactor() as running, trio.open_nursery() as nursery:
+        peer: HttpPeer = await nursery.start(partial(serve_http_peer, silent, tls=domain.epoch("gpu-a").server))
+        secure = Passing(domain.epoch("edge"), 0.1)
+        pool = UpstreamPool((peer.host, peer.port), running.reactor, running.timers, limits=PoolLimits(), secure=secure)
+        up = await pool.acquire(math.inf)
+        if idle:
+            pool.give_back(up)
+            assert pool.idle_len == 1
+        with trio.fail_after(5):
+            while pool.open_len and running.timers.now() < up.tls.retire_at + 0.05:  # type: ignore[union-attr]
+                await trio.sleep(0.01)
+        if not idle:
+            assert not up.closed
+            pool.give_back(up)
+        assert up.closed
+        assert pool.open_len == 0
         nursery.cancel_scope.cancel()
 
 

@@ -16,6 +16,7 @@ from wire.http1.head import CHUNKED, UNTIL_CLOSE
 from wire.limits import (
     HTTP1_CHUNK_EXTENSION_BYTES_TOTAL_MAX,
     HTTP1_CHUNK_LINE_BYTES_MAX,
+    HTTP1_HEADERS_MAX,
     HTTP1_TRAILER_BYTES_MAX,
 )
 
@@ -72,6 +73,7 @@ class ChunkedBody:
         "_extension_bytes",
         "_line",
         "_trailer_bytes",
+        "_trailer_lines",
         "done",
         "in_trailer",
         "missing_bytes",
@@ -85,12 +87,20 @@ class ChunkedBody:
         self.payload: list[bytes] | None = [] if keep_payload else None
         self._line = b""  # The start of a size or trailer line whose end has not come.
         self._trailer_bytes = 0
+        self._trailer_lines = 0
         self._extension_bytes = 0
 
     @property
     def in_line(self) -> bool:
         """Whether the bytes so far end inside a size or trailer line."""
         return bool(self._line)
+
+    def take_payload(self) -> bytes:
+        """The payload since the last call. Only where it is kept."""
+        assert self.payload is not None
+        taken = b"".join(self.payload)
+        self.payload.clear()
+        return taken
 
     def feed(self, data: bytes) -> int:
         at = 0
@@ -168,6 +178,9 @@ class ChunkedBody:
             self.done = True
             return
         self._trailer_bytes += len(line) + 2
+        self._trailer_lines += 1
+        if self._trailer_lines > HTTP1_HEADERS_MAX:
+            raise RemoteProtocolError(f"more than {HTTP1_HEADERS_MAX} trailer fields")
         name, colon, _ = line.partition(b":")
         if not colon or not name or name != name.strip() or b"\x00" in line or b"\r" in line:
             raise RemoteProtocolError("malformed trailer field")

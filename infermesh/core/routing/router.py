@@ -111,13 +111,14 @@ class Router:
         offers = [appraise(track, ask) for track in self._policy.draw(ask, rng)]
         if len(offers) > 1:
             offers = self._policy.order(offers, ask, rng)
-        hedge_after_s = self._place_backup(offers, facts)
+        hedged = facts.may_hedge and self._place_backup(offers)
         if ask.key:
             pool.heat.note(ask.key)
         candidate, count = self._scorer.candidate, self._config.candidates_max
         chosen = [candidate(offer, ask) for offer in offers[:count]]
         for track in pool.suspects[: count - len(chosen)]:
             chosen.append(candidate(appraise(track, ask), ask))
+        hedge_after_s = self._hedge_after_s(chosen[0], facts) if hedged else math.inf
         return Plan(tuple(chosen), hedge_after_s, self._policy.name)
 
     def score_all(self, facts: RequestFacts, now: float) -> Plan:
@@ -128,31 +129,35 @@ class Router:
         ask = Ask(pool, facts, now)
         offers = [self._scorer.appraise(track, ask) for track in (*pool.tracks, *pool.suspects)]
         offers.sort(key=lambda offer: (offer.track.target.suspect, offer.score_ms, offer.track.target.key))
-        hedge_after_s = self._place_backup(offers[: len(pool.tracks)], facts)
         candidates = [self._scorer.candidate(offer, ask) for offer in offers]
+        hedged = facts.may_hedge and self._place_backup(offers[: len(pool.tracks)])
+        hedge_after_s = self._hedge_after_s(candidates[0], facts) if hedged else math.inf
         return Plan(tuple(candidates), hedge_after_s, self._policy.name)
 
-    def _place_backup(self, offers: list[Offer], facts: RequestFacts) -> float:
-        """Move the best target that is not as loaded as the first to the second place; when to hedge on it."""
-        if len(offers) < 2 or not self._config.hedge_enabled or not facts.may_hedge:
-            return math.inf
+    def _place_backup(self, offers: list[Offer]) -> bool:
+        """Move the best target that is not as loaded as the first to the second place. False: there is none."""
+        if len(offers) < 2 or not self._config.hedge_enabled:
+            return False
         first = offers[0]
         # The first will have this request, too, by the time a hedge is thought of.
         load = (first.total + 1) / first.track.slots
         for index in range(1, len(offers)):
             offer = offers[index]
             track = offer.track
-            if offer.total / track.slots < load and offer.total < track.slots:
-                if track.load.kv_usage >= _KV_FULL:
-                    continue
+            slots = track.slots
+            if offer.total < slots and offer.total / slots < load and track.load.kv_usage < _KV_FULL:
                 if index > 1:
                     offers.insert(1, offers.pop(index))
-                late_ms = self._scorer.late_ms(first)
-                if not facts.stream:
-                    # Of a whole answer the first byte is the last.
-                    late_ms += first.decode_ms * late_ms / max(first.ttft_ms, 1e-9)
-                return max(late_ms, self._config.hedge_floor_ms) * 1e-3
-        return math.inf
+                return True
+        return False
+
+    def _hedge_after_s(self, first: Candidate, facts: RequestFacts) -> float:
+        seen = first.prediction
+        late_ms = seen.p95_ttft_ms
+        if not facts.stream:
+            # Of a whole answer the first byte is the last.
+            late_ms += seen.decode_ms * late_ms / max(seen.ttft_ms, 1e-9)
+        return max(late_ms, self._config.hedge_floor_ms) * 1e-3
 
     # -- the life of an attempt ---------------------------------------------------------------------------
 

@@ -71,7 +71,15 @@ def two_of(near: list[Offer], ask: Ask, rng: Rng) -> tuple[Offer, Offer]:
     """Two of at least two offers that cannot be told apart."""
     if ask.key and not is_hot(ask):
         key = ask.key
-        first, second, *_ = sorted(near, key=lambda offer: rendezvous(key, offer.track.salt), reverse=True)
+        first, second = near[0], near[1]
+        best = second_best = -1
+        for offer in near:
+            rank = ((key ^ offer.track.salt) * _ODD_64) & _MASK_64  # `rendezvous`, without the call.
+            if rank > best:
+                second, second_best = first, best
+                first, best = offer, rank
+            elif rank > second_best:
+                second, second_best = offer, rank
         return first, second
     count = len(near)
     one = int(rng.random() * count)

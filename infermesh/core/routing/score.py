@@ -25,10 +25,11 @@ _STALE_S_MAX = 10.0  # Interval widths stop to grow here: such a signal says not
 class Scorer:
     """Appraises targets under one configuration."""
 
-    __slots__ = ("_config", "_decode", "_prior", "_widths")
+    __slots__ = ("_config", "_decode", "_prior", "_ratio", "_widths")
 
     def __init__(self, config: RoutingConfig) -> None:
         self._config = config
+        self._ratio = config.quantile_prior_ratio
         prior = config.prior
         # Unpacked at once: cheaper than a chain of attributes for each of them.
         self._prior = (
@@ -121,16 +122,13 @@ class Scorer:
         others_share = 1.0 - load.own / offer.total if offer.total else 0.0
         return fixed_ms + share * offer.score_ms + per_s * age_s * (0.5 + 0.5 * others_share)
 
-    def late_ms(self, offer: Offer) -> float:
-        """The quantile of the time to first token that a hedge waits for, from what residuals were like."""
-        track = offer.track
-        ratio = track.learner.spread.ratio or track.fleet.spread.ratio or self._config.quantile_prior_ratio
-        return track.network_ms + (offer.queue_ms + offer.prefill_ms) * (ratio if ratio > 1.0 else 1.0)
-
     def candidate(self, offer: Offer, ask: Ask) -> Candidate:
         """The lasting copy of an offer."""
         track = offer.track
         width_ms = self.width_ms(offer, ask.now)
+        # The quantile that a hedge waits for, from what residuals were like: the target's own, or its fleet's.
+        ratio = track.learner.spread.ratio or track.fleet.spread.ratio or self._ratio
+        late_ms = (offer.queue_ms + offer.prefill_ms) * (ratio if ratio > 1.0 else 1.0)
         uncached = int(offer.uncached_tokens + 0.5)
         # By position, in the order of the fields: a fifth of the cost of names.
         prediction = Prediction(
@@ -143,7 +141,7 @@ class Scorer:
             offer.penalty_ms,
             offer.score_ms - width_ms,
             offer.score_ms + width_ms,
-            self.late_ms(offer),
+            track.network_ms + late_ms,
             int(ask.prompt_tokens + 0.5) - uncached,
             uncached,
             ask.now - track.load.reported_at,

@@ -255,9 +255,7 @@ class UpstreamConnection(Connection):
         sink = self._sink
         assert sink is not None
         if isinstance(body, ChunkedBody):
-            assert body.payload is not None
-            data = b"".join(body.payload)
-            body.payload.clear()
+            data = body.take_payload()
         if data:
             sink.on_body(self, data)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 import trio
@@ -165,7 +166,8 @@ class Frontend:
         if path == _MODELS:
             value: dict[str, object] = {"object": "list", "data": list_models(self._view)}
         else:
-            model = path.removeprefix(b"/v1/models/").decode("utf-8", "replace")
+            # OpenAI's clients write the slash of "owner/model" as %2F.
+            model = unquote(path.removeprefix(b"/v1/models/"), errors="replace")
             found = find_model(self._view, model)
             if found is None:
                 self._ledger.bad_request(PORT, "unknown_model")

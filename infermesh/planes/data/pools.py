@@ -10,6 +10,8 @@ import ssl
 import time
 from collections.abc import Callable
 
+import trio
+
 from infermesh.core.model.names import NodeId, TargetKey
 from infermesh.core.model.nodes import NodeState
 from infermesh.core.model.targets import RoutingView, Target
@@ -32,12 +34,13 @@ class PeerTls:
         return self._epoch().connect(self._node, incoming, outgoing)
 
     def admit(self, tls: TlsSession) -> None:
-        domain = self._epoch().identity.trust_domain
+        domain, now_unix = self._epoch().identity.trust_domain, time.time()
         try:
-            admit_peer(tls.object, trust_domain=domain, expected_node=self._node, now_unix=time.time())
+            peer = admit_peer(tls.object, trust_domain=domain, expected_node=self._node, now_unix=now_unix)
         except PeerRefused:
             self._epoch().forget(self._node)
             raise
+        tls.retire_at = trio.current_time() + peer.not_after - now_unix
 
     def remember(self, tls: TlsSession) -> None:
         self._epoch().remember(self._node, tls.object)

@@ -154,6 +154,14 @@ async def test_a_chunked_body_over_the_limit_is_refused_although_it_never_said_i
         assert [refusal.reason for refusal in held.refusals] == ["body_oversized"]
 
 
+@pytest.mark.parametrize(("size", "status"), [(50_000, 200), (50_001, 413)])
+async def test_the_limit_of_a_body_is_of_its_payload_however_small_its_chunks(size: int, status: int) -> None:
+    async with served(ServerLimits(body_bytes_max=50_000)) as held:
+        await held.client.send_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        await held.client.send_all(b"1\r\nx\r\n" * size + b"0\r\n\r\n")
+        assert (await held.client.receive_some()).startswith(b"HTTP/1.1 %d " % status)
+
+
 @pytest.mark.parametrize(("size", "status"), [(1_000, 200), (1_001, 431)])
 @pytest.mark.parametrize("whole", [True, False])
 async def test_a_head_may_be_as_large_as_it_was_set(size: int, status: int, *, whole: bool) -> None:

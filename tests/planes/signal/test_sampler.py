@@ -92,7 +92,7 @@ async def test_an_idle_engine_is_sampled_slowly(autojump_clock: MockClock) -> No
 
 async def test_a_busy_engine_is_sampled_fast_and_a_while_after(autojump_clock: MockClock) -> None:
     adapter = _Adapter(busy=(1.0, 1.9))
-    await _run_for(adapter, 6.5, Cadence(jitter=0.0, linger_s=1.9))
+    await _run_for(adapter, 6.5, Cadence(fast_s=0.2, jitter=0.0, linger_s=1.9))
     # Seen busy from 1.0 to 1.8; fast until 3.7.
     assert adapter.sampled_at[:3] == [0.0, 1.0, 1.2]
     assert adapter.sampled_at[-4:] == [3.6, 3.8, 4.8, 5.8]

@@ -11,6 +11,7 @@ from wire.http1 import CHUNKED, UNTIL_CLOSE, ChunkedBody, LengthBody, NoBody, Un
 from wire.limits import (
     HTTP1_CHUNK_EXTENSION_BYTES_TOTAL_MAX,
     HTTP1_CHUNK_LINE_BYTES_MAX,
+    HTTP1_HEADERS_MAX,
     HTTP1_TRAILER_BYTES_MAX,
 )
 
@@ -102,6 +103,17 @@ def test_size_lines_trailers_and_extensions_are_bounded(cut: int) -> None:
     for data in (too_long, trailer, many):
         with pytest.raises(RemoteProtocolError):
             feed_all(ChunkedBody(), data, cut)
+
+
+@pytest.mark.parametrize(("lines", "fails"), [(HTTP1_HEADERS_MAX, False), (HTTP1_HEADERS_MAX + 1, True)])
+def test_a_trailer_has_as_many_lines_as_a_head(lines: int, *, fails: bool) -> None:
+    body = ChunkedBody()
+    if fails:
+        with pytest.raises(RemoteProtocolError):
+            body.feed(b"0\r\n" + b"x: y\r\n" * lines + b"\r\n")
+    else:
+        body.feed(b"0\r\n" + b"x: y\r\n" * lines + b"\r\n")
+        assert body.done
 
 
 def test_a_chunk_under_way_says_how_many_bytes_it_misses() -> None:
