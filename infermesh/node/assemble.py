@@ -17,7 +17,7 @@ import trio
 from infermesh import __version__
 from infermesh.core.fusion import FusionConfig
 from infermesh.core.kernel import Kernel, KernelConfig, KernelEvent
-from infermesh.core.model.names import NodeId
+from infermesh.core.model.names import NodeId, target_key
 from infermesh.core.model.nodes import NodeRecord, NodeState
 from infermesh.core.model.state import GpuState, ModelState
 from infermesh.core.model.targets import RoutingView
@@ -310,6 +310,8 @@ class Node:
         return self._epoch
 
     def _on_own_state(self, state: ModelState) -> None:
+        if self._local is not None:
+            self._local.on_sample(target_key(state.node, state.model, state.replica), state)
         self._publisher.report(state)
         self._control.post(state)
 

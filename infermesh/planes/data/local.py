@@ -93,6 +93,7 @@ class LocalPlane:
         self._busy = busy
         self._latest = latest
         self._inflight: dict[TargetKey, int] = {}
+        self._foreign: dict[TargetKey, int] = {}
         self._verdicts: dict[Verdict, Value] = {}
 
     def answer(self, connection: ServerConnection, request: Request) -> None:
@@ -186,14 +187,17 @@ class LocalPlane:
 
     # --- load ---
 
+    def on_sample(self, key: TargetKey, state: ModelState) -> None:
+        """A new state of a runtime of this node: what of its load did not come through here?"""
+        self._foreign[key] = max(0, state.queue_len + state.running - self._inflight.get(key, 0))
+
     def load_of(self, key: TargetKey) -> LoadHint | None:
-        """The runtime's load now: its last sample, corrected by the requests that pass through here."""
+        """The runtime's load at this moment: what passes through here is counted, the rest is as last sampled."""
         state = self._latest(key)
         if state is None:
             return None
-        inside = max(self._inflight.get(key, 0), state.queue_len + state.running)
-        waiting = max(state.queue_len, inside - state.slots) if state.slots else state.queue_len
-        return LoadHint(state.incarnation, waiting, max(0, inside - waiting), state.kv_usage)
+        inside = self._inflight.get(key, 0) + self._foreign.get(key, 0)
+        return hint_of(state, inside)
 
     # --- inside ---
 
@@ -228,6 +232,13 @@ class LocalPlane:
 
     def _refuse(self, reason: str) -> None:
         self._metrics.bad_requests.child(port=PORT, reason=reason).value += 1
+
+
+def hint_of(state: ModelState, inside: int) -> LoadHint:
+    """`inside` requests as waiting and running: beyond the slots all wait, and KV memory may make more of them."""
+    beyond = inside - state.slots if state.slots else 0
+    waiting = min(inside, max(beyond, state.queue_len))
+    return LoadHint(state.incarnation, waiting, inside - waiting, state.kv_usage)
 
 
 def _context(run: Run) -> _LocalContext:
