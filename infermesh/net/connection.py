@@ -343,6 +343,7 @@ class Connection:
             self.reactor.remove(self)
         self.sock.close()
         self._backlog = None
+        self._admit = _admit_nobody  # It may know of us: without this the TLS session waits for the collector.
         self._release_source()
         if self._drained is not None:
             self._drained.set()

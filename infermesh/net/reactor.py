@@ -120,17 +120,15 @@ class Reactor:
             self._late.clear()
             self.batches += 1
             self.events += len(ready)
-            served_len = 0
-            for fd, mask in ready:
+            for number, (fd, mask) in enumerate(ready, 1):
                 connection = served.get(fd)
                 if connection is not None:  # Else it was closed by an earlier event of this batch.
                     try:
                         connection.on_event(mask)
-                    except Exception as error:
+                    except Exception as error:  # noqa: BLE001 - one connection's defect; all others live on.
                         self._end(connection, error)
-                served_len += 1
-                if not served_len % _EVENTS_PER_LOOK and clock() > end:
-                    self._late.update(event for event in ready[served_len:] if event[0] in served)
+                if not number % _EVENTS_PER_LOOK and clock() > end:
+                    self._late.update(event for event in ready[number:] if event[0] in served)
                     return
             if self.woken or clock() > end:
                 return

@@ -78,6 +78,8 @@ class TlsEpoch:
         """
         if tls.session_reused:
             return  # A ticket may be used again until it ends; copying the new one out costs 0.1 ms.
+        if tls.context is not self.client:
+            return  # Of the epoch before: offered in this one, it would fail each connection to the node.
         session = tls.session
         if session is None or not session.has_ticket:
             return

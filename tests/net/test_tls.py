@@ -250,6 +250,13 @@ def test_a_session_is_kept_only_once_its_ticket_has_come(domain: TrustDomain, gp
     assert not _Pair(_dial(edge, "gpu-a"), gpu.accept).shake().client.session_reused
 
 
+def test_a_session_of_the_epoch_before_is_not_offered_in_the_next_one(domain: TrustDomain, gpu: TlsEpoch) -> None:
+    before, after = domain.epoch("edge"), domain.epoch("edge")
+    late = _Pair(_dial(before, "gpu-a"), gpu.accept).shake()
+    after.remember(NodeId("gpu-a"), late.client)
+    assert not _Pair(_dial(after, "gpu-a"), gpu.accept).shake().errors
+
+
 def test_a_forgotten_session_is_not_resumed(domain: TrustDomain, gpu: TlsEpoch) -> None:
     edge = domain.epoch("edge")
     _resume(domain, edge, gpu)

@@ -77,6 +77,11 @@ def client_response(head: ResponseHead, added: Sequence[bytes], *, http_minor: i
     return encode_relayed_head(head.status, head.reason, lines)
 
 
+def interim_response(head: ResponseHead) -> bytes:
+    """A 1xx head on its way to the client (RFC 9110 section 15.2). It has no body, whatever its fields say."""
+    return encode_relayed_head(head.status, head.reason, forwardable(head.fields, head.lines, _RESPONSE_DROPS))
+
+
 def relays_untouched(head: ResponseHead, http_minor: int) -> bool:
     """Whether the body's bytes can go to the client as they come: its framing is one that the client reads."""
     if head.framing == CHUNKED:

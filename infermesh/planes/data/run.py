@@ -29,9 +29,9 @@ from infermesh.net.connection import ConnectionLost
 from infermesh.net.http1 import ServerConnection, UpstreamConnection
 from infermesh.net.pool import ConnectFailed, UpstreamPool
 from infermesh.net.timers import Entry, Timers
-from infermesh.planes.data.heads import client_response, relays_untouched
+from infermesh.planes.data.heads import client_response, interim_response, relays_untouched
 from infermesh.planes.data.stream_end import broken_stream_ending
-from wire.http1 import ResponseHead, encode_relayed_head
+from wire.http1 import ResponseHead
 
 # Another target may do better: the failure is the target's, not the request's. 429 is a target that is full.
 _RETRYABLE: Final = frozenset({429, 500, 502, 503, 504})
@@ -287,7 +287,7 @@ class Run:
 
     def on_interim(self, head: ResponseHead) -> None:
         if head.status != 100 and self.connection.http_minor and not self.settled:
-            self.connection.write(encode_relayed_head(head.status, head.reason, head.lines))
+            self.connection.write(interim_response(head))
 
     def on_head(self, attempt: Attempt, up: UpstreamConnection, head: ResponseHead) -> None:
         if head.status in _RETRYABLE and self._may_try_again(attempt):

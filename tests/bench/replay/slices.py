@@ -60,7 +60,7 @@ def cut(name: str, trace: Sequence[TraceRequest], first: int, capacity: float, o
     wanted = options.load * capacity * options.seconds
     seen: set[int] = set()
     work = end = 0
-    for end, request in enumerate(trace[first:], start=first + 1):
+    for end, request in enumerate(trace[first:], start=first + 1):  # noqa: B007 - read after the loop.
         work += new_tokens(request, seen)
         if work >= wanted:
             break

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
 import trio
+import trio.testing
 
 from infermesh.core.model.names import NodeId
 from infermesh.net.connection import ConnectionLost
@@ -72,10 +75,13 @@ async def shaking(
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
         held = Shaking(stream, theirs, session, connection, requests, refusals)
 
+        def admit(tls: TlsSession) -> None:
+            assert not connection.closed
+
         async def serve() -> None:
             try:
                 deadline = trio.current_time() + handshake_s
-                await connection.handshake(TlsSession(server.accept), deadline, lambda tls: None)
+                await connection.handshake(TlsSession(server.accept), deadline, admit)
                 await connection.serve()
             except ConnectionLost as error:
                 held.ending = str(error)
@@ -148,3 +154,20 @@ async def test_a_connection_that_is_lost_between_handshake_and_task_is_lost(epoc
         held.connection.lose("reset")
         await held.ended.wait()
         assert "right after" in held.ending
+
+
+async def test_the_tls_session_of_a_connection_that_has_ended_does_not_wait_for_the_collector(
+    epochs: tuple[TlsEpoch, TlsEpoch],
+) -> None:
+    async with shaking(epochs, ServerLimits()) as held:
+        await held.client.send_all(await held.last_flight())
+        await trio.testing.wait_all_tasks_blocked()
+        assert held.connection.tls is not None
+        session = weakref.ref(held.connection.tls.object)
+        await held.client.aclose()
+    gc.disable()
+    try:
+        del held
+        assert session() is None
+    finally:
+        gc.enable()

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from infermesh.core.model.state import LoadHint
-from infermesh.planes.data.heads import client_response, encode_load, parse_load, upstream_request
+from infermesh.planes.data.heads import (
+    client_response,
+    encode_load,
+    interim_response,
+    parse_load,
+    upstream_request,
+)
 from wire.http1 import parse_request_head, parse_response_head
 
 
@@ -40,6 +46,12 @@ def test_what_only_a_hop_may_say_does_not_pass_from_a_client(name: bytes) -> Non
 def test_an_answer_to_come_back_says_when(status: bytes) -> None:
     assert b"retry-after: 1" in answered(status, b"content-length: 0")
     assert answered(status, b"content-length: 0", b"Retry-After: 7").count(b"retry-after: 1") == 0
+
+
+def test_an_interim_answer_loses_what_is_of_its_hop_and_what_would_frame_a_body() -> None:
+    lines = [b"Link: </x>", b"Content-Length: 5", b"Connection: x-a", b"X-A: 1", b"x-infermesh-load: i=1"]
+    head = parse_response_head(b"\r\n".join([b"HTTP/1.1 103 Early Hints", *lines, b"", b""]), request_method=b"POST")
+    assert interim_response(head) == b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 
 
 def test_a_load_comes_back_as_it_was_written() -> None:
