@@ -26,7 +26,8 @@ _ROUTING = RoutingConfig()
 _ADMISSION = AdmissionConfig()
 _SECONDS_MAX = 86_400.0
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-RUNTIME_KINDS = ("vllm", "emulated", "openai")
+# What the vLLM adapter speaks to; each further kind comes with its adapter.
+RUNTIME_KINDS = ("vllm", "emulated")
 
 
 def _seconds(doc: str, high: float = _SECONDS_MAX) -> Key:

@@ -104,7 +104,8 @@ REQUESTS_REJECTED = CounterSpec(
 )
 HTTP_RESPONSES = CounterSpec(
     name="infermesh_http_responses_total",
-    help="Responses begun on a port, by status code. 499: the client left before a response began.",
+    help="Responses begun on the admin port, by status code. What the client port answers is in inferences, "
+    "requests_rejected and bad_requests.",
     labels=("port", "code"),
 )
 BAD_REQUESTS = CounterSpec(

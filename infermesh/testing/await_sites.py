@@ -60,6 +60,10 @@ class AwaitSites:
         found = [self._of_frame(frame, line) for frame, line in task.iter_await_frames()]
         return [site for site in found if site is not None]
 
+    def tasks_at(self, site: AwaitSite) -> list[trio.lowlevel.Task]:
+        """Every task of this run that waits there, whatever it waits for inside."""
+        return [task for task in _all_tasks() if site in self.of_task(task)]
+
     def _of_frame(self, frame: FrameType, line: int) -> AwaitSite | None:
         spans = self._spans.get(frame.f_code.co_filename)
         if spans is None:
@@ -70,7 +74,7 @@ class AwaitSites:
 
 
 class OnParked(trio.abc.Instrument):
-    """`act(task)` once, when a task waits at all of `sites` (a chain of calls) and `when()` holds.
+    """`act(task)` once, when a task (`where`) waits at all of `sites`, a chain of calls, and `when()` holds.
 
     Without `when` that is at the very step in which the task came there. With it the task may have waited before.
     `act` runs between two steps of the loop: it may cancel scopes and close sockets, and must not raise.
@@ -83,7 +87,9 @@ class OnParked(trio.abc.Instrument):
         act: Callable[[trio.lowlevel.Task], None],
         *,
         when: Callable[[], bool] | None = None,
+        where: Callable[[trio.lowlevel.Task], bool] | None = None,
     ) -> None:
+        self._where = where
         self._known = known
         self._sites = frozenset(sites)
         self._act = act
@@ -97,7 +103,8 @@ class OnParked(trio.abc.Instrument):
         if self._when is not None:
             tasks = _all_tasks() if self._when() else ()
         for waiting in tasks:
-            if self._sites <= set(self._known.of_task(waiting)):
+            there = self._sites <= set(self._known.of_task(waiting))
+            if there and (self._where is None or self._where(waiting)):
                 self.acted.set()
                 self._act(waiting)
                 return

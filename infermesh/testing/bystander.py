@@ -61,7 +61,9 @@ def _families(metrics: Metrics) -> dict[str, Counter]:
 
 
 @asynccontextmanager
-async def unharmed(mesh: Mesh, *, counted: Mapping[str, int], clients: int = 0) -> AsyncGenerator[None, None]:
+async def unharmed(
+    mesh: Mesh, *, counted: Mapping[str, int], clients: int = 0, within_s: float = 5.0
+) -> AsyncGenerator[None, None]:
     """`counted`: by how much each counter of `fault_counts` grows; all others do not. `clients`: as `wait_quiet`'s."""
     assert mesh.plan.bystander is not None, "this plan has no engine for a bystander"
     engine = mesh.engines[mesh.plan.bystander][-1]
@@ -82,11 +84,12 @@ async def unharmed(mesh: Mesh, *, counted: Mapping[str, int], clients: int = 0) 
                 text += event_text(last)
         assert last == "[DONE]", f"the bystander's stream ended with {last!r}"
         assert text == expected_text("meanwhile", _TOKENS), text
-    await mesh.wait_quiet(clients=clients)
+    await mesh.wait_quiet(clients=clients, within_s=within_s)
 
     def grown() -> dict[str, float]:
         now = fault_counts(mesh)
         grown = {name: now[name] - before.get(name, 0) for name in now}
         return {name: by for name, by in grown.items() if by}
 
-    await wait_until(lambda: grown() == dict(counted), lambda: f"counted {grown()}, expected {dict(counted)}")
+    expected = dict(counted)
+    await wait_until(lambda: grown() == expected, lambda: f"counted {grown()}, expected {expected}", within_s=within_s)

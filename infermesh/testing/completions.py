@@ -38,10 +38,15 @@ def unary_text(body: bytes) -> str:
 
 
 def event_text(event: str) -> str:
-    """The text in one event of a stream; "" for one that carries none, and for the mark of the end."""
+    """The text in one event of a stream; "" for one that carries none, and for the mark of the end.
+
+    Fails for an event that says that the stream broke.
+    """
     if event == "[DONE]":
         return ""
-    choices = msgspec.json.decode(event).get("choices", [])
+    value = msgspec.json.decode(event)
+    assert "error" not in value, f"the stream broke: {value['error']}"
+    choices = value.get("choices", [])
     return "".join(choice["text"] for choice in choices)
 
 

@@ -121,8 +121,8 @@ class H11Client:
         while (piece := await self.next_data()) is not None:
             buffer += piece
             *whole, buffer = buffer.split(b"\n\n")
-            for event in whole:
-                yield event.removeprefix(b"data: ").decode()
+            for event in filter(None, whole):  # Blank lines between events mean nothing.
+                yield event.removeprefix(b"\n").removeprefix(b"data: ").decode()
         assert not buffer, buffer
 
     async def ended(self) -> bool:

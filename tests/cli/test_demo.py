@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from infermesh.net.fetch import FetchRefusedError, fetch
+from infermesh.net.fetch import FetchError, FetchRefusedError, fetch
 from infermesh.testing.commands import RunCommand
 
 DEADLINE_S = 120
@@ -70,6 +70,8 @@ def _wait_gone(url: str) -> None:
                     await fetch(f"{url}/healthz", deadline_s=2.0, body_bytes_max=1_000)
                 except FetchRefusedError:
                     return
+                except FetchError:
+                    pass  # It closes at this very moment.
                 await trio.sleep(0.05)
 
     trio.run(ask)
