@@ -32,7 +32,6 @@ CONFIGS = (
     Config("an unknown key", GOOD + "[routing]\npolicee = 'x'\n", ("routing.policee", '"x"', "routing.policy")),
     Config("an unknown section", GOOD + "[rooting]\npolicy = 'x'\n", ("rooting", "routing")),
     Config("a word for a number", GOOD + "[retry]\nattempts_max = 'three'\n", ("retry.attempts_max", "three")),
-    Config("no TOML", "[node\n", ("is not TOML",)),
     Config("an unknown key in a flag", GOOD, ("client.lissen", "client.listen"), ("--set", "client.lissen=:80")),
     Config(
         "an unknown key in the environment", GOOD, ("INFERMESH_LOGS__LEVELL",), environ={"INFERMESH_LOGS__LEVELL": "x"}
@@ -72,7 +71,7 @@ async def test_meshd_refuses_a_config_that_it_does_not_understand_and_names_it(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [BadCertificate.EXPIRED, BadCertificate.OTHER_CA], ids=str)
+@pytest.mark.parametrize("kind", [BadCertificate.EXPIRED], ids=str)
 async def test_meshd_refuses_an_identity_that_others_would_refuse(trust: TrustDomain, kind: BadCertificate) -> None:
     files = trust.bad(kind, "gpu-a")
     said = await run_meshd(write_config(files))

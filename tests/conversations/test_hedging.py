@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import pytest
 import trio
@@ -15,11 +16,11 @@ from infermesh.testing.completions import PATH, completion_body, event_text, exp
 from infermesh.testing.h11_client import H11Client
 from infermesh.testing.mesh import Mesh, MeshEngine, running_mesh
 from infermesh.testing.mesh_plan import MODEL, GpuPlan, MeshPlan, gpu_name
-from infermesh.testing.waiting import wait_until
+from infermesh.testing.waiting import NeverSo, wait_until
 
-TOKENS = 6
+TOKENS = 4
 ABORT_SEEN_S = 0.05
-ENGINE = GpuPlan(engines=[EmulatorConfig(models=(MODEL,), profile="tiny", speed=0.5)])
+ENGINE = GpuPlan(engines=[EmulatorConfig(models=(MODEL,), profile="tiny")])
 PLAN = MeshPlan(gpus=[ENGINE, ENGINE, ENGINE], router={"hedging.floor_ms": "25"}, bystander=None)
 
 
@@ -47,16 +48,18 @@ async def _ask(client: H11Client, name: str, *, stream: bool) -> str:
 
 
 async def ask_a_frozen_engine(mesh: Mesh, client: H11Client, name: str, *, stream: bool) -> str:
-    """The first engine that sees it freezes with it, until the answer came from elsewhere, or a hedge was denied."""
+    """The first engine that sees it freezes with it, until the answer came from elsewhere, or none will come."""
     engines = [engines[0] for engines in mesh.engines]
     hedges = mesh.router.node.telemetry.metrics.hedges
     denied = hedges.sum(result="denied")
 
     async def freeze_the_first() -> None:
         await wait_until(lambda: any(busy(engine) for engine in engines), "an engine has it", within_s=20)
+        first = next(engine for engine in engines if busy(engine))
         for engine in engines:
-            engine.faults.frozen = busy(engine)
-        await wait_until(lambda: hedges.sum(result="denied") > denied, "a hedge was denied", within_s=20)
+            engine.faults.frozen = engine is first
+        with suppress(NeverSo):
+            await wait_until(lambda: hedges.sum(result="denied") > denied, "a hedge was denied", within_s=2)
         thaw(mesh)
 
     for engine in engines:
@@ -103,10 +106,12 @@ async def test_requests_whose_engine_freezes_are_hedged_within_the_budget_and_lo
 ) -> None:
     count, frozen_every = 240, 30
     records: dict[str, RequestRecord] = {}
+    frozen: set[str] = set()
     async with running_mesh(PLAN, trust=trust) as mesh, await mesh.client() as client:
         for number in range(count):
             name = f"request-{number}"
             if number % frozen_every == frozen_every - 1:
+                frozen.add(name)
                 request_id = await ask_a_frozen_engine(mesh, client, name, stream=stream)
             else:
                 request_id = await ask(client, name, stream=stream)
@@ -114,8 +119,8 @@ async def test_requests_whose_engine_freezes_are_hedged_within_the_budget_and_lo
         await mesh.wait_quiet(clients=1)
         hedged = {name: record for name, record in records.items() if len(record.attempts) > 1}
         hedges = fault_counts(mesh)
-        assert len(hedged) + hedges.get(f"edge hedges {MODEL} denied", 0) >= count // frozen_every
-        assert hedged
+        # Not each of them: where requests were slow for other reasons the budget may be spent.
+        assert len(hedged.keys() & frozen) >= len(frozen) // 2
         for record in hedged.values():
             # On a busy machine the first copy may still win against its hedge.
             losers = [attempt for attempt in record.attempts if attempt.node != record.winner]
@@ -124,7 +129,8 @@ async def test_requests_whose_engine_freezes_are_hedged_within_the_budget_and_lo
         assert hedges[f"edge hedges {MODEL} fired"] == len(hedged)
         assert len(hedged) <= 1 + 0.05 * count
         delays = abort_delays_s(mesh, hedged)
-        assert delays.keys() == hedged.keys(), "each loser was aborted on its engine"
+        # On a busy machine another one may be hedged as well, and its loser may be done before it is cancelled.
+        assert delays.keys() >= hedged.keys() & frozen, "each loser on a frozen engine was aborted there"
         assert max(delays.values()) < ABORT_SEEN_S, sorted(delays.values())
 
 

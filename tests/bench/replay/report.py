@@ -206,8 +206,10 @@ def _cpu_lines(contest: Contest) -> list[str]:
     )
     lag = max(arm.clients.send_lag_ms.p99 for arm in arms)
     lines = [
-        f"cores used of {arms[0].cpu.cores}: client {client:.2f}, router {router:.2f}, GPU nodes {gpus:.2f}, "
-        f"others {foreign:.2f}; sent late by at most {lag:.1f} ms in 99 of 100"
+        (
+            f"cores used of {arms[0].cpu.cores}: client {client:.2f}, router {router:.2f}, GPU nodes {gpus:.2f}, "
+            f"others {foreign:.2f}; sent late by at most {lag:.1f} ms in 99 of 100"
+        )
     ]
     worst = max(arm.cpu.foreign for arm in arms)
     if worst > FOREIGN_CORES_MAX:
