@@ -8,9 +8,8 @@ the connection's scope, the node is killed or told to stop.
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -19,273 +18,58 @@ import trio
 from infermesh.emulator import EmulatorConfig
 from infermesh.net.http1 import ServerConnection
 from infermesh.net.pool import HANDSHAKES_MAX
-from infermesh.testing.await_sites import ROOT, AwaitSites, OnParked
+from infermesh.testing.await_sites import ROOT, OnParked
 from infermesh.testing.certificates import TrustDomain
-from infermesh.testing.completions import (
-    PATH,
-    completion_body,
-    completion_request,
-    embedding_request,
-    expected_text,
-    unary_text,
-)
+from infermesh.testing.completions import PATH, completion_body, completion_request, expected_text, unary_text
 from infermesh.testing.mesh import Mesh, MeshNode, running_mesh
 from infermesh.testing.mesh_plan import MODEL, GpuPlan, MeshPlan
 from infermesh.testing.tcp_relay import RelayMode
 from infermesh.testing.waiting import wait_until
-
-FILES = (
-    "net/connection.py",
-    "net/dial.py",
-    "net/http1/client.py",
-    "net/http1/server.py",
-    "net/listener.py",
-    "net/pool.py",
-    "node/assemble.py",
-    "planes/data/busy.py",
-    "planes/data/errors.py",
-    "planes/data/frontend.py",
-    "planes/data/gate.py",
-    "planes/data/inference.py",
-    "planes/data/local.py",
-    "planes/data/models.py",
-    "planes/data/peek.py",
-    "planes/data/pools.py",
-    "planes/data/ports.py",
-    "planes/data/router_host.py",
-    "planes/data/run.py",
-    "planes/data/serving.py",
-)
-SITES = AwaitSites(FILES)
-
-SERVER = "net/http1/server.py"
-SHAKING_HANDS = (
-    "net/pool.py: UpstreamPool._open: "
-    "await connection.handshake(TlsSession(self._secure.wrap), deadline, self._secure.admit)"
-)
-SHAKING_HANDS_ON_ACCEPT = (
-    "planes/data/ports.py: MeshPort._handshake: await connection.handshake(TlsSession(epoch.accept), deadline, admit)"
-)
-PARK = "net/connection.py: Connection.park: await wait_task_rescheduled(abort)"
-HANDSHAKE = "net/connection.py: Connection.handshake: await self.park()"
-SERVE = "net/http1/server.py: ServerConnection.serve: await self.park()"
-CALL = "net/http1/server.py: ServerConnection.serve: await self._calls.popleft()()"
-TASK = (
-    "planes/data/serving.py: serve_connection: await connection.serve()",
-    "net/listener.py: Listener._serve_one: await self._serve(sock)",
-)
-CLIENT_TASK = (*TASK, "planes/data/ports.py: ClientPort.serve: await serve_connection(connection, self._log)")
-MESH_TASK = (*TASK, "planes/data/ports.py: MeshPort.serve: await serve_connection(connection, self._log)")
-OPENING = (
-    *CLIENT_TASK,
+from tests.conversations.cancellation_sites import (
+    ACQUIRE,
     CALL,
-    "planes/data/run.py: Run._open_pending: await pool.acquire(self.first_byte_by, fresh=attempt.stale_retried)",
+    CLIENT_TASK,
+    DIALLING,
+    ELSEWHERE,
+    FILES,
+    HANDSHAKE,
+    OPENING,
+    PARK,
+    RUNNING,
+    SHAKING_HANDS,
+    SHAKING_HANDS_ON_ACCEPT,
+    SITES,
+    SUBSCRIBER,
+    WAITING,
+    WAITING_AT_NODE,
 )
-ACQUIRE = (
-    "net/pool.py: UpstreamPool.acquire: "
-    "await self._open(min(deadline, trio.current_time() + self._limits.connect_timeout_s))"
+from tests.conversations.cancellation_traffic import (
+    Cast,
+    Traffic,
+    accepted,
+    asked,
+    at_once,
+    behind_other_handshakes,
+    behind_others_at_the_gate,
+    behind_others_in_the_pool,
+    finished_once,
+    frozen,
+    generated,
+    has_read,
+    in_its_stream,
+    relayed,
+    requests,
+    resubscribed,
+    sends,
+    stopped,
+    stopped_with_a_last_answer,
+    stopped_with_a_request,
+    streaming,
+    unreachable,
 )
-DIALLING = (*OPENING, ACQUIRE, "net/pool.py: UpstreamPool._open: await dial(self._address, deadline)")
-SUBSCRIBER = (
-    *MESH_TASK,
-    CALL,
-    "node/assemble.py: Node._answer_subscribe.stream: await self._publisher.serve(response)",
-)
-WAITING = (PARK, SERVE, *CLIENT_TASK)
-WAITING_AT_NODE = (PARK, SERVE, *MESH_TASK)
+
 CHEAP = b"GET /health HTTP/1.1\r\nhost: mesh\r\n\r\n"
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: mesh\r\ncontent-length: 400\r\n"
-RUNNING = "node/assemble.py: Node.run: async with trio.open_nursery()"
-
-ELSEWHERE = {
-    "node/assemble.py: Node.run: await nursery.start(self._runtimes.run)": "before any request",
-    "node/assemble.py: Node.run: "
-    "await nursery.start(partial(serve_admin, config.admin.listen, self.sources, self.telemetry.log))": (
-        "before any request"
-    ),
-    "node/assemble.py: Node._follow: "
-    "await run_subscriber(peer, dialer, reports, self._log, rng=self._rng, config=config)": (
-        "tests/planes/signal/test_subscriber.py"
-    ),
-    "net/dial.py: dial: await _resolve(address)": "tests/net/test_dial.py",
-    "net/dial.py: _resolve: await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)": (
-        "tests/net/test_dial.py"
-    ),
-    "net/dial.py: _connect: await trio.lowlevel.checkpoint()": "tests/net/test_dial.py",
-    "net/listener.py: Listener.run: await self._accept_some(nursery)": "tests/net/test_listener.py",
-    "net/listener.py: Listener._accept_some: await trio.sleep(_NO_DESCRIPTORS_WAIT_S)": "tests/net/test_listener.py",
-    "net/connection.py: Connection.drain: await self._drained.wait()": "tests/net/http1/test_server_cancelled.py",
-    "net/http1/server.py: StreamedResponse.write: await self._connection.drain()": (
-        "tests/net/http1/test_server_cancelled.py"
-    ),
-    "net/http1/server.py: StreamedResponse.finish: await trio.lowlevel.checkpoint()": (
-        "tests/net/http1/test_server_cancelled.py"
-    ),
-}
-
-
-@dataclass
-class Cast:
-    """One mesh, one client that asks, and others that are only there."""
-
-    mesh: Mesh
-    stream: trio.SocketStream
-    others: list[trio.SocketStream] = field(default_factory=list)
-    received: bytes = b""
-
-    async def other(self, request: bytes) -> None:
-        stream = await trio.open_tcp_stream(*self.mesh.router.client_address)
-        self.others.append(stream)
-        await stream.send_all(request)
-
-
-Traffic = Callable[[Cast], Awaitable[None]]
-
-
-def sends(*pieces: bytes) -> Traffic:
-    async def traffic(cast: Cast) -> None:
-        for piece in pieces:
-            await cast.stream.send_all(piece)
-
-    return traffic
-
-
-def frozen(*, stream: bool = False) -> Traffic:
-    """Ask an engine that does not come to an end."""
-
-    async def traffic(cast: Cast) -> None:
-        cast.mesh.engine.faults.frozen = True
-        await cast.stream.send_all(completion_request("asked", 3, stream=stream))
-
-    return traffic
-
-
-def relayed(mode: RelayMode) -> Traffic:
-    async def traffic(cast: Cast) -> None:
-        cast.mesh.relays[0].mode = mode
-        await cast.stream.send_all(completion_request("asked", 3))
-
-    return traffic
-
-
-async def in_its_stream(cast: Cast) -> None:
-    await cast.stream.send_all(completion_request("asked", 200, stream=True))
-    cast.received += bytes(await cast.stream.receive_some())
-    cast.mesh.engine.faults.frozen = True
-
-
-async def unreachable(cast: Cast) -> None:
-    """Nobody takes what the kernel has accepted there, so that a further connection gets no answer to its SYN."""
-    relay = cast.mesh.relays[0]
-    relay.refuse()
-    await wait_until(relay.closed.is_set, "the relay listens no more")
-    full = trio.socket.socket()
-    full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    await full.bind(relay.address)
-    full.listen(0)
-    cast.others.append(trio.SocketStream(full))
-    for _ in range(4):
-        filler = socket.socket()
-        filler.setblocking(False)
-        filler.connect_ex(relay.address)
-        cast.others.append(trio.SocketStream(trio.socket.from_stdlib_socket(filler)))
-    await cast.stream.send_all(completion_request("asked", 3))
-
-
-async def behind_others_in_the_pool(cast: Cast) -> None:
-    cast.mesh.engine.faults.frozen = True
-    await cast.other(completion_request("first", 3))
-    await wait_until(lambda: in_flight(cast.mesh), "the only connection is taken")
-    await cast.stream.send_all(completion_request("asked", 3))
-
-
-async def behind_other_handshakes(cast: Cast) -> None:
-    cast.mesh.relays[0].mode = RelayMode.SILENT
-    for number in range(HANDSHAKES_MAX):
-        await cast.other(completion_request(f"other {number}", 3))
-    site = SITES.named(SHAKING_HANDS)
-    await wait_until(lambda: len(SITES.tasks_at(site)) == HANDSHAKES_MAX, "as many shake hands as may at once")
-    await cast.stream.send_all(completion_request("asked", 3))
-
-
-async def behind_others_at_the_gate(cast: Cast) -> None:
-    cast.mesh.engine.faults.frozen = True
-    await cast.other(completion_request("first", 3))
-    await wait_until(lambda: in_flight(cast.mesh), "the only slot is taken")
-    await cast.stream.send_all(completion_request("asked", 3))
-
-
-async def finished_once(cast: Cast) -> None:
-    await cast.stream.send_all(completion_request("asked", 3))
-    while b'"usage"' not in cast.received:
-        cast.received += bytes(await cast.stream.receive_some())
-
-
-async def stopped_with_a_request(cast: Cast) -> None:
-    cast.mesh.engine.faults.frozen = True
-    await cast.stream.send_all(completion_request("asked", 3))
-    await wait_until(lambda: in_flight(cast.mesh), "the request is with the engine")
-    cast.mesh.router.node.stop()
-
-
-async def stopped_with_a_last_answer(cast: Cast) -> None:
-    """The answer is made, and the router keeps the end of it: the kernel holds little and the client does not read."""
-    router = cast.mesh.router.node
-    await trio.aclose_forcefully(cast.stream)
-    await wait_until(lambda: not router.holdings().sockets, "the wide one is gone")
-    narrow = trio.socket.socket()
-    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    await narrow.connect(cast.mesh.router.client_address)
-    cast.stream = trio.SocketStream(narrow)
-    await wait_until(lambda: router.holdings().sockets, "accepted")
-    [connection] = router._reactor.served()
-    assert isinstance(connection, ServerConnection)
-    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    await cast.stream.send_all(embedding_request(80))
-    await wait_until(lambda: router.holdings().unsent_bytes and not router.holdings().requests, "the answer is made")
-    router.stop()
-
-
-async def stopped(cast: Cast) -> None:
-    cast.mesh.router.node.stop()
-
-
-async def resubscribed(cast: Cast) -> None:
-    cast.mesh.relays[0].cut()
-
-
-def in_flight(mesh: Mesh) -> int:
-    return mesh.engine.server.drivers[MODEL].in_flight
-
-
-def generated(mesh: Mesh) -> int:
-    return mesh.engine.server.drivers[MODEL].engine.counters.generation_tokens
-
-
-def requests(mesh: Mesh) -> int:
-    return mesh.router.node.holdings().requests
-
-
-def accepted(mesh: Mesh) -> bool:
-    return mesh.router.node.holdings().accepted["client"] > 0
-
-
-def has_read(mesh: Mesh) -> bool:
-    return mesh.router.node.sources.metrics.reactor_events.child().value > 0
-
-
-def asked(mesh: Mesh) -> bool:
-    return mesh.engine.faults.frozen and in_flight(mesh) == 1
-
-
-def streaming(mesh: Mesh) -> bool:
-    return mesh.engine.faults.frozen and in_flight(mesh) == 1 and generated(mesh) > 0
-
-
-def at_once(mesh: Mesh) -> bool:
-    return True
-
-
 NO_BYSTANDER = MeshPlan(bystander=None)
 ONE_SLOT = MeshPlan(gpus=[GpuPlan(engines=[EmulatorConfig(models=(MODEL,), profile="tiny", slots=1)])], bystander=None)
 ONE_CONNECTION = MeshPlan(router={"upstream.connections_max": "1", "upstream.pool_idle_max": "1"}, bystander=None)

@@ -1,0 +1,95 @@
+"""The awaits of a request's life by name, and those whose cancellation is tested elsewhere.
+
+Names are what `infermesh.testing.await_sites` reads from the sources: file, function, text.
+"""
+
+from __future__ import annotations
+
+from infermesh.testing.await_sites import AwaitSites
+
+FILES = (
+    "net/connection.py",
+    "net/dial.py",
+    "net/http1/client.py",
+    "net/http1/server.py",
+    "net/listener.py",
+    "net/pool.py",
+    "node/assemble.py",
+    "planes/data/busy.py",
+    "planes/data/errors.py",
+    "planes/data/frontend.py",
+    "planes/data/gate.py",
+    "planes/data/inference.py",
+    "planes/data/local.py",
+    "planes/data/models.py",
+    "planes/data/peek.py",
+    "planes/data/pools.py",
+    "planes/data/ports.py",
+    "planes/data/router_host.py",
+    "planes/data/run.py",
+    "planes/data/serving.py",
+)
+SITES = AwaitSites(FILES)
+
+SERVER = "net/http1/server.py"
+SHAKING_HANDS = (
+    "net/pool.py: UpstreamPool._open: "
+    "await connection.handshake(TlsSession(self._secure.wrap), deadline, self._secure.admit)"
+)
+SHAKING_HANDS_ON_ACCEPT = (
+    "planes/data/ports.py: MeshPort._handshake: await connection.handshake(TlsSession(epoch.accept), deadline, admit)"
+)
+PARK = "net/connection.py: Connection.park: await wait_task_rescheduled(abort)"
+HANDSHAKE = "net/connection.py: Connection.handshake: await self.park()"
+SERVE = "net/http1/server.py: ServerConnection.serve: await self.park()"
+CALL = "net/http1/server.py: ServerConnection.serve: await self._calls.popleft()()"
+TASK = (
+    "planes/data/serving.py: serve_connection: await connection.serve()",
+    "net/listener.py: Listener._serve_one: await self._serve(sock)",
+)
+CLIENT_TASK = (*TASK, "planes/data/ports.py: ClientPort.serve: await serve_connection(connection, self._log)")
+MESH_TASK = (*TASK, "planes/data/ports.py: MeshPort.serve: await serve_connection(connection, self._log)")
+OPENING = (
+    *CLIENT_TASK,
+    CALL,
+    "planes/data/run.py: Run._open_pending: await pool.acquire(self.first_byte_by, fresh=attempt.stale_retried)",
+)
+ACQUIRE = (
+    "net/pool.py: UpstreamPool.acquire: "
+    "await self._open(min(deadline, trio.current_time() + self._limits.connect_timeout_s))"
+)
+DIALLING = (*OPENING, ACQUIRE, "net/pool.py: UpstreamPool._open: await dial(self._address, deadline)")
+SUBSCRIBER = (
+    *MESH_TASK,
+    CALL,
+    "node/assemble.py: Node._answer_subscribe.stream: await self._publisher.serve(response)",
+)
+WAITING = (PARK, SERVE, *CLIENT_TASK)
+WAITING_AT_NODE = (PARK, SERVE, *MESH_TASK)
+RUNNING = "node/assemble.py: Node.run: async with trio.open_nursery()"
+
+ELSEWHERE = {
+    "node/assemble.py: Node.run: await nursery.start(self._runtimes.run)": "before any request",
+    "node/assemble.py: Node.run: "
+    "await nursery.start(partial(serve_admin, config.admin.listen, self.sources, self.telemetry.log))": (
+        "before any request"
+    ),
+    "node/assemble.py: Node._follow: "
+    "await run_subscriber(peer, dialer, reports, self._log, rng=self._rng, config=config)": (
+        "tests/planes/signal/test_subscriber.py"
+    ),
+    "net/dial.py: dial: await _resolve(address)": "tests/net/test_dial.py",
+    "net/dial.py: _resolve: await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)": (
+        "tests/net/test_dial.py"
+    ),
+    "net/dial.py: _connect: await trio.lowlevel.checkpoint()": "tests/net/test_dial.py",
+    "net/listener.py: Listener.run: await self._accept_some(nursery)": "tests/net/test_listener.py",
+    "net/listener.py: Listener._accept_some: await trio.sleep(_NO_DESCRIPTORS_WAIT_S)": "tests/net/test_listener.py",
+    "net/connection.py: Connection.drain: await self._drained.wait()": "tests/net/http1/test_server_cancelled.py",
+    "net/http1/server.py: StreamedResponse.write: await self._connection.drain()": (
+        "tests/net/http1/test_server_cancelled.py"
+    ),
+    "net/http1/server.py: StreamedResponse.finish: await trio.lowlevel.checkpoint()": (
+        "tests/net/http1/test_server_cancelled.py"
+    ),
+}
