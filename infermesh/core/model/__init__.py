@@ -1,5 +1,5 @@
 """The vocabulary of the mesh: frozen values that every plane shares. No behaviour beyond their own shape.
 
 Values that cross the request path are `msgspec.Struct(frozen=True)`: equal by value like a frozen dataclass
-and three to five times cheaper to make (docs/decisions/0001).
+and about ten times cheaper to make (docs/decisions/0001).
 """
