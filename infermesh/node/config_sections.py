@@ -190,7 +190,7 @@ class RoutingSection(msgspec.Struct, frozen=True, kw_only=True):
     near_tie_share: Annotated[
         float, Key(doc="The same as a share of the score, added.", unit="share", low=0, high=1)
     ] = _ROUTING.near_tie_share
-    stale_after_s: Annotated[float, _seconds("A target not heard of for this long is not chosen.", 3600)] = 2.0
+    stale_after_s: Annotated[float, _seconds("A target not heard of for this long is not chosen.", 3600)] = 3.0
     forget_after_s: Annotated[
         float,
         _seconds("A target not heard of for this long is forgotten."),

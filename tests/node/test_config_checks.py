@@ -102,7 +102,7 @@ def test_these_go_together(tmp_path: Path, text: str) -> None:
         ),
         (
             NODE + "[routing]\nforget_after_s = 1\n",
-            "F: routing.stale_after_s = 2 (default) must be at most routing.forget_after_s = 1 (F)",
+            "F: routing.stale_after_s = 3 (default) must be at most routing.forget_after_s = 1 (F)",
         ),
         (
             NODE + "[upstream]\nconnections_max = 10\n",
