@@ -63,7 +63,7 @@ def relayed(mode: RelayMode) -> Traffic:
 
 
 async def in_its_stream(cast: Cast) -> None:
-    await cast.stream.send_all(completion_request("asked", 200, stream=True))
+    await cast.stream.send_all(completion_request("asked", 100, stream=True))
     cast.received += bytes(await cast.stream.receive_some())
     cast.mesh.engine.faults.frozen = True
 

@@ -200,7 +200,7 @@ async def serve_impostor(nursery: trio.Nursery, trust: TrustDomain, kind: BadCer
 
 
 IMPOSTOR_PLAN = MeshPlan(
-    gpus=[GpuPlan(relayed=True), GpuPlan(engines=())], bystander=1, router={"admission.queue_wait_max_s": "0.1"}
+    gpus=[GpuPlan(relayed=True), GpuPlan(engines=())], bystander=1, router={"admission.queue_wait_max_s": "0.02"}
 )
 
 

@@ -296,6 +296,7 @@ async def drip(mesh: Mesh, drops: bytes, at_once: bytes = b"") -> list[ClientAns
     return read_answers(received)
 
 
+@pytest.mark.slow
 async def test_many_slow_heads_take_no_slot_from_anybody(trust: TrustDomain) -> None:
     plan = MeshPlan(router={"client.head_timeout_s": "0.3", "client.connections_max": "60"})
     async with (
@@ -357,6 +358,7 @@ async def test_pipelined_requests_are_answered_in_their_order_whatever_each_of_t
         assert unary_text(answers[4].body) == expected_text("three", 2)
 
 
+@pytest.mark.slow
 async def test_more_pipelined_requests_than_may_be_kept_wait_in_the_kernel_and_all_are_answered(
     trust: TrustDomain,
 ) -> None:

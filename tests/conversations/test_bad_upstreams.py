@@ -209,7 +209,7 @@ async def test_a_stuck_runtime_is_given_up_by_the_clients_deadline(trust: TrustD
     async with running_mesh(trust=trust) as mesh, unharmed(mesh, counted=counted), await mesh.client() as client:
         assert (await client.fetch("POST", PATH, completion_body())).status == 200
         mesh.engine.faults.become(Faults(requests_left=1, stuck=True))
-        answer = await client.fetch("POST", PATH, completion_body(), [("x-infermesh-deadline-ms", "150")])
+        answer = await client.fetch("POST", PATH, completion_body(), [("x-infermesh-deadline-ms", "100")])
         assert answer.status == 504
         assert error_code(answer.body) == "timed_out"
         await wait_until(lambda: mesh.engine.server.drivers[MODEL].aborts, "the engine was told")
@@ -222,7 +222,7 @@ async def test_a_stuck_runtime_is_given_up_when_its_own_time_is_over(trust: Trus
         "gpu-a upstream_attempts gpu-a cancelled": 1,
         "gpu-a cancelled_upstream gpu-a client_gone": 1,
     }
-    plan = MeshPlan(router={"upstream.head_timeout_s": "0.15"})
+    plan = MeshPlan(router={"upstream.head_timeout_s": "0.1"})
     async with running_mesh(plan, trust=trust) as mesh:
         mesh.engine.faults.become(Faults(requests_left=1, stuck=True))
         # The bystander's stream has had its first byte: the time is over for the stuck one alone.
@@ -251,6 +251,7 @@ BREAKING = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("breaking", BREAKING, ids=lambda breaking: breaking.name)
 async def test_a_stream_that_breaks_ends_with_one_error_event_and_no_clean_end(
     trust: TrustDomain, breaking: Breaking
@@ -302,6 +303,27 @@ async def test_what_comes_beyond_the_end_of_an_answer_reaches_nobody(trust: Trus
         assert len(answer.body) == int(answer.headers["content-length"])
         good = await client.fetch("POST", PATH, completion_body("next"))
         assert unary_text(good.body) == expected_text("next", 4)
+
+
+async def test_a_second_answer_that_nobody_asked_for_is_no_answer_to_the_next_request(trust: TrustDomain) -> None:
+    """Response queue poisoning: the connection that brought it is not used again."""
+    whole = OK + b"content-type: application/json\r\ncontent-length: 2\r\n\r\n"
+
+    async def script(response: PeerResponse) -> None:
+        await response.send_raw(whole + b"{}" + whole + b"!!")
+        await response.wait_gone()
+
+    async with (
+        scripted_runtime(script) as runtime,
+        running_mesh(MeshPlan(gpus=[GpuPlan(engines=(), runtimes=[runtime])]), trust=trust) as mesh,
+        unharmed(mesh, counted={}),
+        await mesh.client() as client,
+    ):
+        for _ in range(3):
+            answer = await client.fetch("POST", PATH, completion_body())
+            assert (answer.status, answer.body) == (200, b"{}")
+            held = mesh.gpus[0].node.holdings()
+            assert [counts for key, counts in held.upstream.items() if MODEL in key] == [(0, 0)]
 
 
 @pytest.mark.parametrize("fault", [{"head_split_s": 0.02}, {"answer_delay_s": 0.02}], ids=["split", "late"])
@@ -447,7 +469,7 @@ async def test_a_stream_of_the_routers_own_runtime_that_begins_with_garbage_brea
 RELAYED = GpuPlan(relayed=True)
 # The bystander is with a node of its own, whose network is sound.
 BROKEN_NETWORK = MeshPlan(
-    gpus=[RELAYED, GpuPlan(engines=())], bystander=1, router={"upstream.connect_timeout_s": "0.2"}
+    gpus=[RELAYED, GpuPlan(engines=())], bystander=1, router={"upstream.connect_timeout_s": "0.1"}
 )
 NOT_REACHED = {failed(): 1, "edge upstream_attempts gpu-a connect_failed": 1}
 

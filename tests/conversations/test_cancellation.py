@@ -387,3 +387,37 @@ async def assert_back_to_the_start(mesh: Mesh, ended: list[MeshNode], *, serves_
     async with await mesh.client() as client:
         answer = await client.fetch("POST", PATH, completion_body("afterwards"))
         assert unary_text(answer.body) == expected_text("afterwards", 4)
+
+
+async def test_a_connection_that_comes_free_for_a_request_that_has_just_gone_is_given_back(trust: TrustDomain) -> None:
+    """Its task is woken with the connection and cancelled in the same turn, before it can run."""
+    site = SITES.named("net/pool.py: UpstreamPool.acquire: await self._freed.park()")
+    async with running_mesh(ONE_CONNECTION, trust=trust) as mesh:
+        cast = Cast(mesh, await trio.open_tcp_stream(*mesh.router.client_address))
+        with trio.fail_after(10):
+            await behind_others_in_the_pool(cast)
+            await wait_until(lambda: SITES.tasks_at(site), "it waits for the connection")
+            [waiting] = SITES.tasks_at(site)
+            connection = connection_of(waiting)
+            aborting = AbortWhenIdle(mesh, connection)
+            trio.lowlevel.add_instrument(aborting)
+            mesh.engine.faults.frozen = False
+            await aborting.done.wait()
+            trio.lowlevel.remove_instrument(aborting)
+        for stream in (cast.stream, *cast.others):
+            await trio.aclose_forcefully(stream)
+        await assert_back_to_the_start(mesh, [], serves_after=True)
+
+
+class AbortWhenIdle(trio.abc.Instrument):
+    """Aborts a client's connection in the step in which the pool towards gpu-a has an idle one again."""
+
+    def __init__(self, mesh: Mesh, connection: ServerConnection) -> None:
+        self._mesh = mesh
+        self._connection = connection
+        self.done = trio.Event()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if not self.done.is_set() and self._mesh.router.node.holdings().upstream["gpu-a"] == (0, 1):
+            self._connection.abort()
+            self.done.set()

@@ -175,6 +175,33 @@ async def test_a_client_that_leaves_while_it_waits_for_a_slot_gives_its_place_up
 
 
 @pytest.mark.parametrize("leave", WAYS, ids=way_id)
+async def test_a_client_that_leaves_gives_its_connection_to_a_node_to_the_next_in_line(
+    trust: TrustDomain, leave: Leave
+) -> None:
+    """Its own is closed, to cancel what it asked for; the next one may open another in its place."""
+    plan = MeshPlan(
+        gpus=[GpuPlan(), GpuPlan(engines=())],
+        bystander=1,
+        router={"upstream.connections_max": "1", "upstream.pool_idle_max": "1"},
+    )
+    async with (
+        running_mesh(plan, trust=trust) as mesh,
+        unharmed(mesh, counted=CANCELLED_BEFORE_FIRST_BYTE),
+        connected(mesh) as stream,
+        await mesh.client() as second,
+    ):
+        mesh.engine.faults.frozen = True
+        await stream.send_all(completion_request("first"))
+        await wait_until(lambda: mesh.engine.server.drivers[MODEL].in_flight, "the only connection is taken")
+        await second.send("POST", PATH, completion_body("second"))
+        await wait_until(lambda: mesh.router.node.holdings().attempts == 3, "both and the bystander are under way")
+        await leave(stream)
+        mesh.engine.faults.frozen = False
+        with trio.fail_after(5):
+            assert (await second.head()).status_code == 200
+
+
+@pytest.mark.parametrize("leave", WAYS, ids=way_id)
 async def test_a_client_that_leaves_while_the_router_shakes_hands_with_a_node_stops_that(
     trust: TrustDomain, leave: Leave
 ) -> None:

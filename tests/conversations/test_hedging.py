@@ -167,6 +167,7 @@ def favourite(mesh: Mesh) -> int:
     return [gpu_name(index) for index in range(len(mesh.gpus))].index(candidates[0]["node"])
 
 
+@pytest.mark.slow
 async def test_a_hedge_beyond_the_budget_is_denied_and_the_first_attempt_goes_on(trust: TrustDomain) -> None:
     plan = MeshPlan(gpus=[ENGINE, ENGINE], router={"hedging.floor_ms": "10", "hedging.budget": "0"}, bystander=None)
     async with running_mesh(plan, trust=trust) as mesh, await mesh.client() as client:
@@ -181,6 +182,7 @@ async def test_a_hedge_beyond_the_budget_is_denied_and_the_first_attempt_goes_on
         assert sum(engines[0].server.stats.models[MODEL].submitted for engines in mesh.engines) == 1
 
 
+@pytest.mark.slow
 async def test_a_client_may_forbid_a_second_copy(trust: TrustDomain) -> None:
     plan = MeshPlan(gpus=[ENGINE, ENGINE], router={"hedging.floor_ms": "10"}, bystander=None)
     async with running_mesh(plan, trust=trust) as mesh, await mesh.client() as client:

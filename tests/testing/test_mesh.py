@@ -45,6 +45,7 @@ async def test_a_mesh_without_a_trust_domain_makes_its_own() -> None:
         assert await ask(mesh) == 200
 
 
+@pytest.mark.slow
 async def test_a_node_that_was_killed_comes_back_on_its_port(trust: TrustDomain) -> None:
     async with running_mesh(SMALL, trust=trust) as mesh:
         address = mesh.gpus[0].mesh_address

@@ -156,7 +156,7 @@ def main(arguments: Sequence[str]) -> int:
             "objectives": msgspec.to_builtins(settings.objectives),
             "contests": [document_of(each) for each in contests],
         }
-        print(json.dumps(document))
+        print(msgspec.json.encode(document).decode())  # Unlike json's, it has no word that is not JSON.
     else:
         for each in contests:
             print(render(each, profiles))

@@ -78,8 +78,7 @@ class ArmOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 async def play(mesh: BenchMesh, piece: Slice, options: ArmOptions) -> Arm:
     """Raises CommandFailed when the fleet does not come to rest, or a signal ended the replay."""
-    await mesh.rest()
-    await mesh.forget_prefixes()
+    await mesh.calm()
     summary, engines = await mesh.summary(options.policy), await mesh.engines()
     meter = _Meter(mesh, options.policy)
     # Its port alone says which router answers; nothing else differs between two arms.

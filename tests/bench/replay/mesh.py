@@ -1,7 +1,7 @@
 """One fleet of GPU nodes with several routers in front of it that differ in their routing policy alone.
 
 Made of what `mesh demo` is made of: real meshd processes, mTLS, emulated engines. Each router has the whole fleet to
-itself while the others rest, so a caller plays through one at a time and waits for `rest` in between.
+itself while the others rest, so a caller plays through one at a time and waits for `calm` in between.
 """
 
 from __future__ import annotations
@@ -78,18 +78,20 @@ class BenchMesh:
             (found[gpu.node],) = stats.models.values()
         return found
 
-    async def forget_prefixes(self) -> None:
-        for gpu in self.gpus:
-            await _fetch(f"{gpu.engine_url}/reset_prefix_cache", method="POST")
-
     async def rest(self) -> None:
-        """Until nothing is under way anywhere, and the routers know it. Raises CommandFailed where that never comes."""
+        """Until nothing is under way anywhere. Raises CommandFailed where that never comes."""
         with trio.move_on_after(_REST_DEADLINE_S):
             while not await self._is_idle():
                 await trio.sleep(_POLL_S)
-            await trio.sleep(_QUIET_S)
             return
         raise CommandFailed(f"the fleet is not idle {_REST_DEADLINE_S:g} s after the last answer: a slot has leaked")
+
+    async def calm(self) -> None:
+        """At rest, every prefix cache empty, and the routers know it."""
+        await self.rest()
+        for gpu in self.gpus:
+            await _fetch(f"{gpu.engine_url}/reset_prefix_cache", method="POST")
+        await trio.sleep(_QUIET_S)
 
     async def _is_idle(self) -> bool:
         if any(engine.running or engine.waiting for engine in (await self.engines()).values()):
