@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import pytest
 
 from infermesh.cli.trace_file import read_trace
@@ -22,12 +21,13 @@ TRACES: Final = Path(__file__).parents[1] / "fixtures" / "traces"
 POLICIES: Final = ("predicted_ms", "round_robin")
 # Engines in the ratio 1 : 0.5 : 0.2, ten times as fast as the hardware, so that seconds hold enough requests.
 NODES: Final = make_nodes("10,5,2")
-OPTIONS: Final = SliceOptions(load=0.4, seconds=3.0, output_tokens_max=48)
+OPTIONS: Final = SliceOptions(load=0.6, seconds=3.0, output_tokens_max=48)
 OBJECTIVES: Final = Objectives(ttft_ms=200.0, gap_ms=10.0)
 # Trace and the request to begin with: Azure's first hundred come as one burst, which fills any fleet.
-SLICES: Final = (("azure_llm_2023_code_300.csv", 110), ("mooncake_conversation_300.jsonl", 200))
-# Measured: 0.1 to 0.2. A busy machine adds about the same milliseconds to both.
-RATIO_MAX: Final = 0.5
+SLICES: Final = (("azure_llm_2023_code_300.csv", 110), ("mooncake_conversation_300.jsonl", 60))
+# Measured and simulated: 0.15 to 0.35, depending on whose turn the largest prompts are. A busy machine adds about the
+# same milliseconds to both.
+RATIO_MAX: Final = 0.65
 
 
 def _slice(name: str, first: int) -> Slice:
@@ -60,5 +60,4 @@ async def test_every_request_of_both_traces_is_accounted_for_and_predicted_ms_be
                 arm = await play(mesh, piece, ArmOptions(policy=policy, round=0, seed=number, objectives=OBJECTIVES))
                 _check_accounts(arm, piece)
                 p90_ms[policy] = arm.clients.ttft_ms.p90
-                print(name, policy, len(piece.arrivals), msgspec.to_builtins(arm.clients.ttft_ms))
             assert p90_ms["predicted_ms"] < RATIO_MAX * p90_ms["round_robin"], (name, p90_ms)
