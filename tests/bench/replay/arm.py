@@ -147,7 +147,7 @@ def _shares(
         shares[str(node)] = NodeShare(
             chosen=sent.chosen,
             won=sent.won,
-            busy=busy_s(spec, engine) / span_s,
+            busy=min(1.0, busy_s(spec, engine) / span_s),
             prompt_tokens=engine.prefix_query_tokens,
             cached_tokens=engine.prefix_hit_tokens,
             preemptions=engine.preemptions,
@@ -156,7 +156,11 @@ def _shares(
 
 
 def busy_s(spec: NodeSpec, engine: EngineTotals) -> float:
-    """Time that an engine's steps took, by its cost model; what preempted requests computed twice is left out."""
+    """Time that an engine's steps took, by its cost model.
+
+    Prompts count whole when their computing begins: those aborted halfway make it a little more than it was, those of
+    preempted requests, computed twice, a little less.
+    """
     profile = spec.profile.at_speed(spec.speed)
     computed = engine.prefix_query_tokens - engine.prefix_hit_tokens
     busy_ms = (

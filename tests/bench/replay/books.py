@@ -89,22 +89,31 @@ def faults_of(clients: ReplayReport, router: SummaryPage, engines: Mapping[str, 
         faults.append(f"router: {router.requests} came, {ended} ended, {router.in_flight} are said to be in flight")
     for node in sorted(router.per_node.keys() | engines.keys()):
         sent, engine = router.per_node.get(node, NodeTotals()), engines.get(node, EngineTotals())
-        if engine.running or engine.waiting:
-            faults.append(f"{node}: {engine.running} still run and {engine.waiting} wait")
-        if engine.submitted != engine.completed + engine.aborted_total:
-            faults.append(
-                f"{node}: the engine was given {engine.submitted}, completed {engine.completed} "
-                f"and aborted {engine.aborted_total}"
-            )
-        # A hedge may lose before it reached its engine, or just after its engine was done.
-        if not sent.won <= engine.completed <= engine.submitted <= sent.chosen:
-            faults.append(
-                f"{node}: {sent.chosen} sent, {engine.submitted} reached the engine, "
-                f"{engine.completed} completed there, {sent.won} answered from there"
-            )
-        if sent.chosen - engine.submitted > sent.cancelled:
-            faults.append(
-                f"{node}: {sent.chosen - engine.submitted} never reached the engine, "
-                f"and only {sent.cancelled} were cancelled"
-            )
+        faults += [f"{node}: {fault}" for fault in _node_faults(sent, engine, clients.nodes.get(node, 0))]
+    refused = sum(node.won for node in router.per_node.values()) - clients.completed
+    if refused != clients.client_errors:
+        faults.append(f"{clients.client_errors} were refused as wrongly asked by the clients, {refused} by the router")
+    return faults
+
+
+def _node_faults(sent: NodeTotals, engine: EngineTotals, answered: int) -> list[str]:
+    """`answered`: completed requests whose answer says that it is from this node."""
+    faults = []
+    if engine.running or engine.waiting:
+        faults.append(f"{engine.running} still run and {engine.waiting} wait")
+    if engine.submitted != engine.completed + engine.aborted_total:
+        faults.append(
+            f"the engine was given {engine.submitted}, completed {engine.completed} and aborted {engine.aborted_total}"
+        )
+    # What the engine's server refused with a 4xx is answered, but was never given to the engine.
+    refused = sent.won - answered
+    # A hedge may lose before it reached its engine, or just after its engine was done.
+    if not 0 <= answered <= engine.completed <= engine.submitted <= sent.chosen - refused:
+        faults.append(
+            f"{sent.chosen} sent, {refused} refused, {engine.submitted} given to the engine, "
+            f"{engine.completed} completed there, {answered} answered from there"
+        )
+    missing = sent.chosen - refused - engine.submitted
+    if missing > sent.cancelled:
+        faults.append(f"{missing} never reached the engine, and only {sent.cancelled} were cancelled")
     return faults

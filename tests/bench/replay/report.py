@@ -7,6 +7,7 @@ is over the rounds. A cell with one arm whose books do not add up has no figures
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -155,6 +156,7 @@ def render(contest: Contest, profiles: Mapping[str, str]) -> str:
         ["policy", *(name.removesuffix("_ms").replace("_", " ") for name in _SHOWN_RATIOS)],
         [[policy, *(_ratio(found[name]) for name in _SHOWN_RATIOS)] for policy, found in ratios.items()],
     )
+    lines += _loss_lines(contest)
     lines += _cpu_lines(contest)
     return "\n".join(lines) + "\n"
 
@@ -197,6 +199,21 @@ def _ratio(ratio: Ratio) -> str:
     rounds = " ".join(f"{value:.2f}" for value in ratio.rounds)
     foretold = f" ({ratio.foretold:.2f})" if ratio.foretold is not None else ""
     return f"{rounds} [{ratio.median:.2f}]{foretold}"
+
+
+def _loss_lines(contest: Contest) -> list[str]:
+    """What did not complete, and why: the percentiles are without it."""
+    lines = []
+    for policy in contest.policies:
+        reports = [arm.clients for arm in contest.of(policy)]
+        causes = Counter[str]()
+        for report in reports:
+            for counted in report.causes.values():
+                causes.update(counted)
+        examples = {cause: text for report in reports for cause, text in report.examples.items()}
+        for cause, count in causes.most_common():
+            lines.append(f"{policy}: {count} not completed, {cause}: {examples.get(cause, '')}".rstrip(": "))
+    return lines
 
 
 def _cpu_lines(contest: Contest) -> list[str]:

@@ -24,11 +24,12 @@ ENGINES = {
 }
 
 
-def clients() -> ReplayReport:
-    """Two completed, one rejected."""
+def clients(last: Status = Status.REJECTED) -> ReplayReport:
+    """Two completed, one on each node; the third was not."""
     ledger = Ledger()
-    for number, status in enumerate((Status.COMPLETED, Status.COMPLETED, Status.REJECTED)):
+    for number, status in enumerate((Status.COMPLETED, Status.COMPLETED, last)):
         passage = ledger.open(number=number, at_s=float(number), prompt_tokens=10)
+        passage.node = ("gpu-a", "gpu-b", "")[number]
         ledger.settle(passage, status, at_s=number + 1.0)
     return make_report(ledger, sent=3, ttft_slo_ms=1.0, itl_slo_ms=1.0)
 
@@ -58,7 +59,7 @@ def test_a_slot_that_the_engine_still_holds_is_a_fault() -> None:
 def test_an_answer_that_no_engine_gave_is_a_fault() -> None:
     engines = {**ENGINES, "gpu-b": EngineTotals()}
     faults = faults_of(clients(), ROUTER, engines)
-    assert "gpu-b: 1 sent, 0 reached the engine, 0 completed there, 1 answered from there" in faults
+    assert "gpu-b: 1 sent, 0 refused, 0 given to the engine, 0 completed there, 1 answered from there" in faults
 
 
 def test_a_request_that_the_engine_neither_completed_nor_aborted_is_a_fault() -> None:
@@ -71,6 +72,15 @@ def test_a_hedge_may_lose_before_it_reached_its_engine_but_nothing_else_may() ->
     assert faults_of(clients(), ROUTER, engines) == []
     router = msgspec.structs.replace(ROUTER, per_node={**ROUTER.per_node, "gpu-a": NodeTotals(chosen=2, won=1)})
     assert faults_of(clients(), router, engines) == ["gpu-a: 1 never reached the engine, and only 0 were cancelled"]
+
+
+def test_a_request_that_a_node_refused_as_wrongly_asked_never_reached_its_engine() -> None:
+    per_node = {**ROUTER.per_node, "gpu-b": NodeTotals(chosen=2, won=2)}
+    router = msgspec.structs.replace(ROUTER, completed=3, rejected=0, per_node=per_node)
+    assert faults_of(clients(Status.CLIENT_ERROR), router, ENGINES) == []
+    router = msgspec.structs.replace(router, per_node=ROUTER.per_node)
+    faults = faults_of(clients(Status.CLIENT_ERROR), router, ENGINES)
+    assert faults == ["1 were refused as wrongly asked by the clients, 0 by the router"]
 
 
 def test_totals_of_a_time_are_differences_and_gauges_are_as_they_are() -> None:

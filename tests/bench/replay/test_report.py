@@ -92,6 +92,15 @@ def test_the_tables_show_medians_ratios_and_shares() -> None:
     assert "NOISY" not in text
 
 
+def test_what_did_not_complete_is_told_with_its_reason() -> None:
+    report = msgspec.structs.replace(
+        replayed(0.2), causes={"client_error": {"http 400": 2}}, examples={"http 400": "too long"}
+    )
+    bad = msgspec.structs.replace(arm("predicted_ms", 0, 0.2), clients=report)
+    text = render(contest(bad, arm("round_robin", 0, 0.4)), {"gpu-a": "h100"})
+    assert "predicted_ms: 2 not completed, http 400: too long\n" in text
+
+
 def test_a_machine_that_was_busy_with_something_else_is_said_to_be() -> None:
     assert "NOISY: other work used up to 0.80 cores" in render(
         contest(arm("predicted_ms", 0, 0.2, foreign=0.8), arm("round_robin", 0, 0.4)), {"gpu-a": "h100"}
