@@ -63,7 +63,11 @@ class Connection:
     watch: int = READ
     """What a subclass wants to be woken for while it reads."""
 
-    def __init__(self, sock: socket.socket, reactor: Reactor, timers: Timers) -> None:
+    def __init__(
+        self, sock: socket.socket, reactor: Reactor, timers: Timers, *, predecessor: Connection | None = None
+    ) -> None:
+        """`predecessor`: spoke another protocol on this socket, and hands it over as it is, TLS and unsent output
+        included. It is closed from then on; the socket is not."""
         self.sock = sock
         self.fd = sock.fileno()
         self.reactor = reactor
@@ -83,7 +87,28 @@ class Connection:
         self._waiter: Task | None = None
         self._drained: trio.Event | None = None
         self._admit: Callable[[TlsSession], None] = _admit_nobody
-        reactor.add(self, self.mask)
+        if predecessor is None:
+            reactor.add(self, self.mask)
+        else:
+            self._succeed(predecessor)
+
+    def _succeed(self, old: Connection) -> None:
+        assert not old.closed, "a closed connection has nothing to hand over"
+        assert old.sock is self.sock
+        self.tls = old.tls
+        self.bytes_in, self.bytes_out = old.bytes_in, old.bytes_out
+        self._backlog, old._backlog = old._backlog, None
+        if self._backlog is not None:
+            self.mask |= WRITE
+        self.timers.disarm(old)
+        if old.mask:
+            self.reactor.replace(self, self.mask)
+        else:
+            self.reactor.add(self, self.mask)
+        old.closed = True
+        old.mask = 0
+        old._admit = _admit_nobody
+        old._release_source()
 
     # --- what a subclass answers ---
 

@@ -50,10 +50,28 @@ class Served(Protocol):
         """Close at once, without a word to the peer. Must be safe to call twice."""
 
 
+class Flushed(Served, Protocol):
+    """A connection whose output is gathered: what the events of one batch want sent goes out in one write."""
+
+    def flush(self) -> None: ...
+
+
 class Reactor:
     """Owns the epoll descriptor and the map from descriptors to connections. Used from one trio thread only."""
 
-    __slots__ = ("_epoll", "_late", "_served", "_turn_max_s", "batches", "events", "on_crash", "turns", "woken")
+    __slots__ = (
+        "_epoll",
+        "_in_turn",
+        "_late",
+        "_served",
+        "_turn_max_s",
+        "_unflushed",
+        "batches",
+        "events",
+        "on_crash",
+        "turns",
+        "woken",
+    )
 
     def __init__(self, *, turn_max_s: float = _TURN_MAX_S, on_crash: Callable[[Exception], None] | None = None) -> None:
         self._epoll = select.epoll()
@@ -61,6 +79,8 @@ class Reactor:
         # Events that a turn had no time for. Served first in the next one: epoll would tell of the same ones first
         # again, and whoever comes last would starve.
         self._late: dict[int, int] = {}
+        self._unflushed: list[Flushed] = []
+        self._in_turn = False
         self._turn_max_s = turn_max_s
         self.on_crash = on_crash
         self.woken = False  # An event has made a task runnable: trio gets its turn after this batch.
@@ -93,6 +113,12 @@ class Reactor:
     def modify(self, served: Served, mask: int) -> None:
         self._epoll.modify(served.fd, mask)
 
+    def replace(self, served: Served, mask: int) -> None:
+        """Serve a descriptor by another object from now on: its connection has changed the protocol."""
+        assert served.fd in self._served, "only what is served can be replaced"
+        self._served[served.fd] = served
+        self._epoll.modify(served.fd, mask)
+
     def remove(self, served: Served) -> None:
         """Forget a connection; called before its socket is closed. Unknown ones are ignored: closing is idempotent."""
         if self._served.pop(served.fd, None) is not None:
@@ -105,7 +131,20 @@ class Reactor:
             raise error
         self.on_crash(error)
 
+    def flush_after_batch(self, connection: Flushed) -> bool:
+        """Have `connection.flush` called at the end of the batch under way. False when none is."""
+        if self._in_turn:
+            self._unflushed.append(connection)
+        return self._in_turn
+
     def _turn(self) -> None:
+        self._in_turn = True
+        try:
+            self._serve_batches()
+        finally:
+            self._in_turn = False
+
+    def _serve_batches(self) -> None:
         poll = self._epoll.poll
         clock = time.perf_counter
         served = self._served
@@ -129,7 +168,14 @@ class Reactor:
                         self._end(connection, error)
                 if not number % _EVENTS_PER_LOOK and clock() > end:
                     self._late.update(event for event in ready[number:] if event[0] in served)
-                    return
+                    break
+            # Flushing one may give another something to say: what is added meanwhile is reached as well.
+            for unflushed in self._unflushed:
+                try:
+                    unflushed.flush()
+                except Exception as error:  # noqa: BLE001 - one connection's defect; all others live on.
+                    self._end(unflushed, error)
+            self._unflushed.clear()
             if self.woken or clock() > end:
                 return
             linger_s = _LINGER_S

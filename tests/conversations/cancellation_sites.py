@@ -44,7 +44,7 @@ HANDSHAKE = "net/connection.py: Connection.handshake: await self.park()"
 SERVE = "net/http1/server.py: ServerConnection.serve: await self.park()"
 CALL = "net/http1/server.py: ServerConnection.serve: await self._calls.popleft()()"
 TASK = (
-    "planes/data/serving.py: serve_connection: await connection.serve()",
+    "planes/data/serving.py: serve_connection: await speaker.serve()",
     "net/listener.py: Listener._serve_one: await self._serve(sock)",
 )
 CLIENT_TASK = (*TASK, "planes/data/ports.py: ClientPort.serve: await serve_connection(connection, self._log)")

@@ -1,15 +1,15 @@
 """HTTP/1.1 over the reactor: `server` takes requests, `client` relays responses."""
 
+from infermesh.net.asker import Request, SlowCall, Work
 from infermesh.net.http1.client import ExchangeTally, ResponseSink, UpstreamConnection
 from infermesh.net.http1.server import (
     Answer,
     Refusal,
-    Request,
     ServerConnection,
     ServerLimits,
-    SlowCall,
     StreamedResponse,
-    Work,
+    Successor,
+    Switch,
 )
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "ServerLimits",
     "SlowCall",
     "StreamedResponse",
+    "Successor",
+    "Switch",
     "UpstreamConnection",
     "Work",
 ]

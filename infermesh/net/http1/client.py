@@ -146,6 +146,10 @@ class UpstreamConnection(Connection):
             self._body.payload = []
         self._begin_body(b"")
 
+    def release(self) -> None:
+        """No exchange is begun after all: back to its owner."""
+        self._owner.give_back(self)
+
     def detach(self) -> None:
         """Close without a word to the sink: the exchange is abandoned (a lost race, a client gone)."""
         self._sink = None

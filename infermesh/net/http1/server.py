@@ -21,7 +21,7 @@ import enum
 import math
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
@@ -29,6 +29,7 @@ import msgspec
 import outcome
 import trio
 
+from infermesh.net.asker import Request, SlowCall, Work
 from infermesh.net.connection import Connection, ConnectionLost
 from infermesh.net.reactor import HALF_CLOSED, READ, Reactor
 from infermesh.net.timers import Timers
@@ -66,6 +67,8 @@ REASONS: Final = {
     505: b"HTTP Version Not Supported",
     508: b"Loop Detected",
 }
+HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_PREFACE_LINE: Final = b"PRI * HTTP/2.0\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_S: Final = 2.0
 _LINGER_BYTES_MAX: Final = 1 << 20
@@ -95,20 +98,15 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
 
 
-class Request(msgspec.Struct):
-    head: RequestHead
-    body: bytes
-    received_at: float  # Monotonic seconds when the whole request was there.
+class Successor(Protocol):
+    """Who speaks another protocol on the socket of a `ServerConnection` that has handed it over."""
+
+    async def serve(self) -> None: ...
+    def abort(self) -> None: ...
 
 
-class Work(Protocol):
-    """What a connection is busy with; told at once when the connection is gone, so that it stops."""
-
-    def on_connection_lost(self) -> None: ...
-
-
-SlowCall = Callable[[], Awaitable[None]]
 Answer = Callable[["ServerConnection", Request], "SlowCall | None"]
+Switch = Callable[["ServerConnection", bytes], Successor]
 
 
 class _State(enum.IntEnum):
@@ -132,6 +130,7 @@ class ServerConnection(Connection):
         "_head",
         "_head_begun",
         "_limits",
+        "_on_preface",
         "_payload_bytes",
         "_refuse",
         "_sent_mark",
@@ -140,6 +139,7 @@ class ServerConnection(Connection):
         "keep_alive",
         "requests",
         "scope",
+        "successor",
         "work",
     )
     watch = READ | HALF_CLOSED
@@ -153,8 +153,12 @@ class ServerConnection(Connection):
         *,
         answer: Answer,
         refuse: Callable[[Refusal], bytes],
+        on_preface: Switch | None = None,
     ) -> None:
+        """`on_preface`: makes the successor for a client that begins with HTTP/2 at once (RFC 9113 section 3.3)."""
         self._limits = limits
+        self._on_preface = on_preface
+        self.successor: Successor | None = None
         self._answer = answer
         self._refuse = refuse
         self._calls: deque[SlowCall] = deque()
@@ -183,11 +187,13 @@ class ServerConnection(Connection):
         """Run what `hand_over` gives, until the connection is closed. Raises ConnectionLost then.
 
         After a last answer the connection waits for the client to have read it, so a task lives as long as its
-        socket.
+        socket. Returns once the socket is its successor's, which is then to be served.
         """
         while True:
             while self._calls:
                 await self._calls.popleft()()
+            if self.successor is not None:
+                return
             if self.closed:
                 raise ConnectionLost("closed")
             await self.park()
@@ -195,6 +201,15 @@ class ServerConnection(Connection):
     def hand_over(self, call: SlowCall) -> None:
         """Have the connection's task run `call`: something must be waited for."""
         self._calls.append(call)
+        self.wake(outcome.Value(None))
+
+    def switch_to(self, make: Switch) -> None:
+        """Hand the socket to another protocol. `make` gets the bytes that were read and belong to it, and builds the
+        successor with this connection as its `predecessor`."""
+        rest, self._buffer = self._buffer, b""
+        self._state = _State.BUSY
+        self.work = None
+        self.successor = make(self, rest)
         self.wake(outcome.Value(None))
 
     # --- answering ---
@@ -295,15 +310,16 @@ class ServerConnection(Connection):
     def _read_head(self) -> bool:
         buffer = self._buffer
         start = 0
+        if buffer.startswith(_PREFACE_LINE) and self._on_preface is not None and not self.requests:
+            return self._read_preface(buffer, self._on_preface)
         while buffer.startswith(b"\r\n", start) and start < 4:
             start += 2  # RFC 9112 section 2.2: an empty line before a request is ignored; two are enough.
         end = head_end(buffer, start)
         if (end if end >= 0 else len(buffer)) - start > self._limits.head_bytes_max:
             raise RemoteProtocolError(f"head of more than {self._limits.head_bytes_max} bytes", status_hint=431)
         if end < 0:
-            if not self._head_begun and len(buffer) > start:
-                self._head_begun = True
-                self.timers.arm(self, self.timers.now() + self._limits.head_timeout_s)
+            if len(buffer) > start:
+                self._await_rest()
             return False
         head = parse_request_head(buffer[start:end])
         if head.expect and head.expect.lower() != b"100-continue":
@@ -321,6 +337,21 @@ class ServerConnection(Connection):
         else:
             self._start_body(head, buffer[end:])
         return True
+
+    def _await_rest(self) -> None:
+        if not self._head_begun:
+            self._head_begun = True
+            self.timers.arm(self, self.timers.now() + self._limits.head_timeout_s)
+
+    def _read_preface(self, buffer: bytes, on_preface: Switch) -> bool:
+        """It looks like a request head, and would be refused as one; what it begins is HTTP/2."""
+        if len(buffer) < len(HTTP2_PREFACE):
+            self._await_rest()
+        elif buffer.startswith(HTTP2_PREFACE):
+            self.switch_to(on_preface)
+        else:
+            raise RemoteProtocolError("begins like HTTP/2, and its preface (RFC 9113 section 3.4) is another")
+        return False
 
     def _start_body(self, head: RequestHead, begun: bytes) -> None:
         self._buffer = begun

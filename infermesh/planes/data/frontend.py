@@ -17,10 +17,11 @@ from infermesh.core.model.request import RequestFacts
 from infermesh.core.model.targets import EMPTY_VIEW, RoutingView
 from infermesh.core.routing.capacity import fleet_slots
 from infermesh.core.routing.prefix import blocks_of
-from infermesh.net.http1 import Request, ServerConnection
+from infermesh.net.asker import Asker, Request
 from infermesh.planes.data.busy import Busy
 from infermesh.planes.data.errors import JSON_TYPE, RequestRefused
 from infermesh.planes.data.gate import Gate
+from infermesh.planes.data.http1_writer import HTTP1
 from infermesh.planes.data.identity import RequestName, RequestNames
 from infermesh.planes.data.inference import Inference
 from infermesh.planes.data.ledger import Ledger
@@ -29,7 +30,7 @@ from infermesh.planes.data.peek import read_facts, read_hints
 from infermesh.planes.data.record import RequestRecord
 from infermesh.planes.data.router_host import RequestContext, RouterHost
 from infermesh.planes.data.run import RunLimits
-from infermesh.planes.data.serving import send_refusal
+from infermesh.planes.data.writer import AnswerWriter
 
 PORT: Final = "client"
 _INFERENCE: Final = {
@@ -85,26 +86,26 @@ class Frontend:
                 self.gate.set_capacity(model, count)
         self._slots = slots
 
-    def answer(self, connection: ServerConnection, request: Request) -> None:
-        """One request of a client: answered at once, or its connection's `work` from now on.
+    def answer(self, asker: Asker, request: Request, writer: AnswerWriter = HTTP1) -> None:
+        """One request of a client: answered at once, or its asker's `work` from now on.
 
         Raises RequestRefused for what never came as far as the books.
         """
         head = request.head
         path = head.path
         if self.busy.stopping:
-            connection.keep_alive = False
+            asker.keep_alive = False
         route = _INFERENCE.get(path)
         if route is not None:
             if head.method != b"POST":
                 raise self._not_allowed(head.method, route, "POST")
-            self._infer(connection, request, route)
+            self._infer(asker, writer, request, route)
         elif path == _MODELS or path.startswith(b"/v1/models/"):
             if head.method not in (b"GET", b"HEAD"):
                 raise self._not_allowed(head.method, path.decode("latin-1"), "GET, HEAD")
-            self._answer_models(connection, path, head.method)
+            self._answer_models(asker, path, head.method)
         elif path == b"/health" and head.method in (b"GET", b"HEAD"):
-            connection.respond(200, [], method=head.method)
+            asker.respond(200, [], method=head.method)
         else:
             self._ledger.bad_request(PORT, "unknown_path")
             known = ", ".join([*_INFERENCE.values(), "/v1/models"])
@@ -113,16 +114,16 @@ class Frontend:
 
     # --- inference ---
 
-    def _infer(self, connection: ServerConnection, request: Request, route: str) -> None:
+    def _infer(self, asker: Asker, writer: AnswerWriter, request: Request, route: str) -> None:
         name = self._names.name(request.head)
         try:
             self._refuse_loop(request)
             facts = self._facts(request)
         except RequestRefused as refused:
-            send_refusal(connection, refused, b"POST", [(b"x-infermesh-request-id", name.request_id)])
+            writer.refuse(asker, refused, b"POST", [(b"x-infermesh-request-id", name.request_id)])
             return
         record = _record_of(name, route, request, facts)
-        Inference(self, connection, RequestContext(request, facts, record, name)).begin()
+        Inference(self, asker, writer, RequestContext(request, facts, record, name)).begin()
 
     def _facts(self, request: Request) -> RequestFacts:
         try:
@@ -162,7 +163,7 @@ class Frontend:
         text = f"{path[:80]} takes {allowed}, not {method.decode('latin-1')}"
         return RequestRefused(405, "method_not_allowed", text, allow=allowed)
 
-    def _answer_models(self, connection: ServerConnection, path: bytes, method: bytes) -> None:
+    def _answer_models(self, asker: Asker, path: bytes, method: bytes) -> None:
         if path == _MODELS:
             value: dict[str, object] = {"object": "list", "data": list_models(self._view)}
         else:
@@ -173,7 +174,7 @@ class Frontend:
                 self._ledger.bad_request(PORT, "unknown_model")
                 raise self._unknown_model(ModelName(model[:256]))
             value = found
-        connection.respond(200, [JSON_TYPE], msgspec.json.encode(value), method=method)
+        asker.respond(200, [JSON_TYPE], msgspec.json.encode(value), method=method)
 
 
 def _record_of(name: RequestName, route: str, request: Request, facts: RequestFacts) -> RequestRecord:

@@ -3,7 +3,7 @@
 Its way in one direction: a plan from `core.routing`, a slot from admission, a `Run` over the plan's candidates, a
 record in the ledger. Each step is a plain call: from the reactor when its request or an answer's bytes arrive, from
 the gate when its turn comes, from the timers when it is late. It ends exactly once, in `_end`, and whatever it holds
-then is given back: its place in the queue or its slot, its attempts, its connection's turn.
+then is given back: its place in the queue or its slot, its attempts, its asker's turn.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from infermesh.core.model.outcome import Verdict
 from infermesh.core.routing.arrival import Arrival
 from infermesh.core.routing.effects import Admit, RefusalReason, Refuse
 from infermesh.core.routing.plan import Plan, Prediction
-from infermesh.net.http1 import ServerConnection
+from infermesh.net.asker import Asker
 from infermesh.planes.data.busy import Busy
 from infermesh.planes.data.errors import RequestRefused
 from infermesh.planes.data.gate import Gate
 from infermesh.planes.data.record import Ending, RequestRecord
 from infermesh.planes.data.router_host import RequestContext, RouterDestination, RouterHost, nobody_waits
 from infermesh.planes.data.run import Run, RunLimits
-from infermesh.planes.data.serving import send_refusal
+from infermesh.planes.data.writer import AnswerWriter
 from wire.http1 import Field
 
 _REPLAN_AFTER_S: Final = 0.05  # After so long in the queue the fleet is another one.
@@ -39,11 +39,12 @@ class InferenceParts(Protocol):
 
 
 class Inference:
-    __slots__ = ("_connection", "_context", "_parts", "_plan", "_run", "_ticket")
+    __slots__ = ("_asker", "_context", "_parts", "_plan", "_run", "_ticket", "_writer")
 
-    def __init__(self, parts: InferenceParts, connection: ServerConnection, context: RequestContext) -> None:
+    def __init__(self, parts: InferenceParts, asker: Asker, writer: AnswerWriter, context: RequestContext) -> None:
         self._parts = parts
-        self._connection = connection
+        self._asker = asker
+        self._writer = writer
         self._context = context
         self._ticket = 0  # 0: neither waiting nor admitted.
         self._plan: Plan | None = None
@@ -55,7 +56,7 @@ class Inference:
         parts, record, facts = self._parts, self._context.record, self._context.facts
         parts.busy.enter()
         parts.host.ledger.arrived(record)
-        self._connection.work = self
+        self._asker.work = self
         plan = self._make_plan()
         first = plan.candidates[0].prediction if plan.candidates else None
         self._ticket = parts.gate.ticket()
@@ -101,8 +102,7 @@ class Inference:
         elif winner is None:
             self._refuse(self._no_answer(run, record))
         else:
-            assert winner.head is not None
-            status = record.status = winner.head.status
+            status = record.status = winner.status
             if winner.verdict is Verdict.BROKEN:
                 record.ending, record.reason = Ending.FAILED, "broken_stream"
             elif status < 400:
@@ -110,14 +110,14 @@ class Inference:
             else:
                 record.ending = Ending.INVALID if status < 500 else Ending.FAILED
             self._end()
-            self._connection.finish()
+            self._asker.finish()
 
     def give_up(self) -> None:
-        """From the gate, after a defect: the connection takes everything behind it along."""
-        self._connection.lose("a defect on this node, see connection_crashed in its log")
+        """From the gate, after a defect: the asker takes everything behind it along."""
+        self._asker.lose("a defect on this node, see connection_crashed in its log")
 
     def on_connection_lost(self) -> None:
-        """From the connection: the client is gone."""
+        """From the asker: the client is gone."""
         if self._run is not None:
             self._run.cancel()
             return
@@ -151,8 +151,9 @@ class Inference:
         parts.host.on_request(facts.model)
         self._run = Run(
             parts.host,
-            self._connection,
+            self._asker,
             destinations,
+            writer=self._writer,
             hedge_after_s=plan.hedge_after_s if len(destinations) > 1 else math.inf,
             first_byte_by=min(facts.deadline, now + parts.limits.head_timeout_s),
             limits=parts.limits,
@@ -187,14 +188,14 @@ class Inference:
         if record.attempts:
             fields.append((b"x-infermesh-attempts", b"%d" % len(record.attempts)))
         self._end()
-        send_refusal(self._connection, refused, b"POST", fields)
+        self._writer.refuse(self._asker, refused, self._context.request.head.method, fields)
 
     def _end(self) -> None:
-        """The books are closed; the connection's turn is the caller's to end."""
+        """The books are closed; the asker's turn is the caller's to end."""
         self._run = None
         self._context.on_run_end = nobody_waits
-        if self._connection.work is self:
-            self._connection.work = None
+        if self._asker.work is self:
+            self._asker.work = None
         self._parts.host.ledger.ended(self._context.record, self._parts.host.timers.now())
         self._parts.busy.leave()
         ticket, self._ticket = self._ticket, 0

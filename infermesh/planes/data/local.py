@@ -16,8 +16,8 @@ import trio
 from infermesh.core.model.names import ModelName, NodeId, TargetKey, target_key
 from infermesh.core.model.outcome import Verdict
 from infermesh.core.model.state import LoadHint, ModelState
-from infermesh.net.http1 import Request, ServerConnection
-from infermesh.net.pool import UpstreamPool
+from infermesh.net.asker import Asker, Request
+from infermesh.net.http1 import UpstreamConnection
 from infermesh.net.timers import Timers
 from infermesh.observe.families import Value
 from infermesh.observe.metrics import Metrics
@@ -25,10 +25,12 @@ from infermesh.observe.tracing import Tracer
 from infermesh.planes.data.busy import Busy
 from infermesh.planes.data.errors import RequestRefused
 from infermesh.planes.data.heads import encode_load, upstream_request
+from infermesh.planes.data.http1_writer import HTTP1_HOP
 from infermesh.planes.data.identity import RequestName, RequestNames
 from infermesh.planes.data.pools import Pools
 from infermesh.planes.data.run import Attempt, Run, RunLimits
 from infermesh.planes.data.serving import send_refusal
+from infermesh.planes.data.upstream import Upstream, UpstreamSource
 from wire.http1 import RequestHead, ResponseHead
 
 PORT: Final = "mesh"
@@ -39,7 +41,7 @@ _REPLICA_DIGITS_MAX: Final = 4
 class LocalDestination:
     __slots__ = ("key", "node", "pool")
 
-    def __init__(self, node: NodeId, key: TargetKey, pool: UpstreamPool) -> None:
+    def __init__(self, node: NodeId, key: TargetKey, pool: UpstreamSource) -> None:
         self.node = node
         self.key = key
         self.pool = pool
@@ -96,7 +98,7 @@ class LocalPlane:
         self._foreign: dict[TargetKey, int] = {}
         self._verdicts: dict[Verdict, Value] = {}
 
-    def answer(self, connection: ServerConnection, request: Request) -> None:
+    def answer(self, asker: Asker, request: Request) -> None:
         """One request of a router: its connection's `work` from now on.
 
         Raises RequestRefused for what this node has no runtime for.
@@ -111,22 +113,22 @@ class LocalPlane:
             self._refuse("unknown_model")
             raise RequestRefused(404, "model_not_found", f"node {self._me} has no runtime for '{key}'", param="model")
         if self._busy.stopping:
-            connection.keep_alive = False
+            asker.keep_alive = False
         destination = LocalDestination(self._me, key, pool)
         name = self._names.name(head, request_id=head.value(b"x-infermesh-request-id"))
         run = Run(
             self,
-            connection,
+            asker,
             [destination],
             hedge_after_s=math.inf,
             first_byte_by=trio.current_time() + self._limits.head_timeout_s,
+            writer=HTTP1_HOP,
             limits=self._limits,
             context=_LocalContext(request, destination, name),
-            last_words=False,  # The router adds its own, and a client wants one.
         )
         self._busy.enter()
         self._inflight[key] = self._inflight.get(key, 0) + 1
-        connection.work = _Forwarding(run)
+        asker.work = _Forwarding(run)
         run.start()
 
     def on_run_end(self, run: Run) -> None:
@@ -135,25 +137,28 @@ class LocalPlane:
         self._busy.leave()
         if context.name.sampled:
             self._trace(run, context)
-        connection = run.connection
+        asker = run.asker
         if run.cancelled:
             return
-        connection.work = None
+        asker.work = None
         if run.winner is None:
             status = 504 if run.timed_out else 502
             text = f"the runtime did not answer: {run.failure}"
-            send_refusal(connection, RequestRefused(status, "runtime_unreachable", text), b"POST")
+            send_refusal(asker, RequestRefused(status, "runtime_unreachable", text), b"POST")
         else:
-            connection.finish()
+            asker.finish()
 
     def inflight(self, key: TargetKey) -> int:
         return self._inflight.get(key, 0)
 
     # --- for Run ---
 
-    def request_bytes(self, run: Run, attempt: Attempt) -> bytes:
+    def send(self, run: Run, attempt: Attempt, up: Upstream) -> None:
+        assert isinstance(up, UpstreamConnection)
         context = _context(run)
-        return upstream_request(context.request.head, context.request.body, [*context.name.lines(), self._via])
+        head = context.request.head
+        lines = [*context.name.lines(), self._via]
+        up.send(upstream_request(head, context.request.body, lines), head.method, attempt)
 
     def response_lines(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[bytes]:
         hint = self.load_of(_context(run).destination.key)

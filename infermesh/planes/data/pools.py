@@ -68,10 +68,15 @@ class Pools:
         self._on_handshake_failed = on_handshake_failed
         self._peers: dict[NodeId, UpstreamPool] = {}
         self._runtimes: dict[TargetKey, UpstreamPool] = {}
+        self.grpc_address: dict[TargetKey, tuple[str, int]] = {}  # Of runtimes of this node, HTTP/2 in plain text.
         self._states: dict[NodeId, NodeState] = {}
 
-    def add_runtime(self, key: TargetKey, address: tuple[str, int]) -> UpstreamPool:
-        """A runtime on this node, spoken to in plain HTTP/1.1."""
+    def add_runtime(
+        self, key: TargetKey, address: tuple[str, int], *, grpc_address: tuple[str, int] | None = None
+    ) -> UpstreamPool:
+        """A runtime on this node, spoken to in plain HTTP/1.1; `grpc_address` is where it speaks gRPC, if it does."""
+        if grpc_address is not None:
+            self.grpc_address[key] = grpc_address
         pool = UpstreamPool(address, self._reactor, self._timers, limits=self._limits)
         self._runtimes[key] = pool
         return pool

@@ -16,8 +16,8 @@ from infermesh.core.routing.budget import HedgeBudget, RetryBudget
 from infermesh.core.routing.load import Lease
 from infermesh.core.routing.plan import Candidate
 from infermesh.core.routing.router import Router
-from infermesh.net.http1 import Request
-from infermesh.net.pool import UpstreamPool
+from infermesh.net.asker import Request
+from infermesh.net.http1 import UpstreamConnection
 from infermesh.net.timers import Timers
 from infermesh.planes.data.heads import parse_load, upstream_request
 from infermesh.planes.data.identity import RequestName
@@ -25,6 +25,7 @@ from infermesh.planes.data.ledger import Ledger
 from infermesh.planes.data.pools import Pools
 from infermesh.planes.data.record import AttemptRecord, RequestRecord
 from infermesh.planes.data.run import Attempt, Destination, Run
+from infermesh.planes.data.upstream import Upstream, UpstreamSource
 from wire.http1 import ResponseHead
 from wire.sse import usage_tokens
 
@@ -36,7 +37,7 @@ class RouterDestination:
 
     __slots__ = ("candidate", "node", "pool")
 
-    def __init__(self, candidate: Candidate, pool: UpstreamPool) -> None:
+    def __init__(self, candidate: Candidate, pool: UpstreamSource) -> None:
         self.candidate = candidate
         self.node: NodeId = candidate.target.node
         self.pool = pool
@@ -93,7 +94,8 @@ class RouterHost:
 
     # --- for Run ---
 
-    def request_bytes(self, run: Run, attempt: Attempt) -> bytes:
+    def send(self, run: Run, attempt: Attempt, up: Upstream) -> None:
+        assert isinstance(up, UpstreamConnection)
         context = _context(run)
         target = _lease(attempt).target
         lines = context.name.lines()
@@ -101,7 +103,8 @@ class RouterHost:
         if target.state.replica:
             lines.append(b"x-infermesh-replica: %d" % target.state.replica)
         lines.append(self._via)
-        return upstream_request(context.request.head, context.request.body, lines)
+        head = context.request.head
+        up.send(upstream_request(head, context.request.body, lines), head.method, attempt)
 
     def response_lines(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[bytes]:
         return [

@@ -2,7 +2,7 @@
 
 The decisions are `core.routing.race`'s; this drives them. Everything that happens to an attempt arrives as a plain
 call from the reactor or from the timers, so a run needs a task only where something must be waited for: opening a
-connection. That is handed to the connection's one task. A hedge is that task opening a second connection while the
+connection. That is handed to the asker's task. A hedge is that task opening a second connection while the
 first attempt is still awaited; a win during that time cancels the opening. Hence no nursery, and nothing that could
 outlive the request.
 
@@ -25,12 +25,12 @@ from infermesh.core.model.names import NodeId
 from infermesh.core.model.outcome import Verdict
 from infermesh.core.routing.effects import Cancel, Dispatch, Effect, Settle
 from infermesh.core.routing.race import Race
+from infermesh.net.asker import Asker
 from infermesh.net.connection import ConnectionLost
-from infermesh.net.http1 import ServerConnection, UpstreamConnection
-from infermesh.net.pool import ConnectFailed, UpstreamPool
+from infermesh.net.pool import ConnectFailed
 from infermesh.net.timers import Entry, Timers
-from infermesh.planes.data.heads import client_response, interim_response, relays_untouched
-from infermesh.planes.data.stream_end import broken_stream_ending
+from infermesh.planes.data.upstream import Upstream, UpstreamSource
+from infermesh.planes.data.writer import AnswerWriter
 from wire.http1 import ResponseHead
 
 # Another target may do better: the failure is the target's, not the request's. 429 is a target that is full.
@@ -45,7 +45,7 @@ class Destination(Protocol):
     @property
     def node(self) -> NodeId: ...
     @property
-    def pool(self) -> UpstreamPool: ...
+    def pool(self) -> UpstreamSource: ...
 
 
 class RunHost(Protocol):
@@ -53,7 +53,9 @@ class RunHost(Protocol):
 
     timers: Timers
 
-    def request_bytes(self, run: Run, attempt: Attempt) -> bytes: ...
+    def send(self, run: Run, attempt: Attempt, up: Upstream) -> None:
+        """Begin the attempt's exchange: its request out, `attempt` the sink of what comes back."""
+
     def response_lines(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[bytes]:
         """Field lines that the answer gets on its way."""
 
@@ -79,7 +81,7 @@ class RunLimits(Protocol):
 
 
 class Attempt:
-    """One attempt at one destination: the sink of its upstream connection."""
+    """One attempt at one destination: the sink of its upstream exchange."""
 
     __slots__ = (
         "destination",
@@ -93,6 +95,7 @@ class Attempt:
         "opening",
         "run",
         "stale_retried",
+        "status",
         "up",
         "verdict",
     )
@@ -103,9 +106,10 @@ class Attempt:
         self.destination = destination
         self.hedge = hedge
         self.lease: object = None  # The host's.
-        self.opening: trio.CancelScope | None = None  # While the connection's task connects for it.
-        self.up: UpstreamConnection | None = None
+        self.opening: trio.CancelScope | None = None  # While the asker's task connects for it.
+        self.up: Upstream | None = None
         self.head: ResponseHead | None = None
+        self.status = 0  # Its answer's, in HTTP's terms; 0: no answer yet.
         self.dispatched_at = 0.0
         self.first_byte_at = 0.0
         self.verdict: Verdict | None = None
@@ -119,31 +123,31 @@ class Attempt:
         elif self.opening is not None:
             self.opening.cancel()
 
-    def on_interim(self, up: UpstreamConnection, head: ResponseHead) -> None:
+    def on_interim(self, up: Upstream, head: ResponseHead) -> None:
         self.run.on_interim(head)
 
-    def on_head(self, up: UpstreamConnection, head: ResponseHead) -> None:
+    def on_head(self, up: Upstream, head: ResponseHead) -> None:
         self.head = head
         self.run.on_head(self, up, head)
 
-    def on_first_bytes(self, up: UpstreamConnection) -> None:
+    def on_first_bytes(self, up: Upstream) -> None:
         assert self.head is not None
         self.run.on_first_byte(self, up, self.head)
 
-    def on_body(self, up: UpstreamConnection, payload: bytes) -> None:
+    def on_body(self, up: Upstream, payload: bytes) -> None:
         self.run.on_payload(payload, up)
 
-    def on_doubt(self, up: UpstreamConnection, why: str) -> None:
+    def on_doubt(self, up: Upstream, why: str) -> None:
         self.run.on_doubt(self, up, why)
 
-    def on_end(self, up: UpstreamConnection) -> None:
+    def on_end(self, up: Upstream) -> None:
         try:
             self.run.on_end(self)
         except Exception:
             self._give_up()
             raise
 
-    def on_failed(self, up: UpstreamConnection, error: ConnectionLost) -> None:
+    def on_failed(self, up: Upstream, error: ConnectionLost) -> None:
         try:
             self.run.on_failed(self, up, error)
         except Exception:
@@ -152,21 +156,20 @@ class Attempt:
 
     def _give_up(self) -> None:
         """A defect where the connection has let go of us already: the client's side takes everything along."""
-        self.run.connection.lose("a defect on this node, see connection_crashed in its log")
+        self.run.asker.lose("a defect on this node, see connection_crashed in its log")
 
 
 class Run:
     __slots__ = (
         "_host",
-        "_last_words",
         "_limits",
         "_pending",
         "_progress_mark",
-        "_rechunk",
         "_stall_reason",
+        "_writer",
+        "asker",
         "attempts",
         "cancelled",
-        "connection",
         "context",
         "deadline",
         "done",
@@ -174,6 +177,7 @@ class Run:
         "failure",
         "first_byte_by",
         "race",
+        "rechunk",
         "settled",
         "timed_out",
         "timer",
@@ -183,20 +187,19 @@ class Run:
     def __init__(
         self,
         host: RunHost,
-        connection: ServerConnection,
+        asker: Asker,
         destinations: Sequence[Destination],
         *,
+        writer: AnswerWriter,
         hedge_after_s: float,
         first_byte_by: float,
         limits: RunLimits,
         context: object,
-        last_words: bool = True,
     ) -> None:
-        """`last_words`: a stream that breaks off ends with an error event; where the asker is a client."""
         self._host = host
         self._limits = limits
-        self._last_words = last_words
-        self.connection = connection
+        self._writer = writer
+        self.asker = asker
         self.context = context  # The host's: what it needs to know of this request.
         self.race: Race[Destination] = Race(destinations, hedge_after_s)
         self.first_byte_by = first_byte_by  # Monotonic seconds; the client's deadline or the head timeout.
@@ -211,7 +214,7 @@ class Run:
         self.deadline = math.inf
         self.timer: Entry | None = None
         self._pending: tuple[int, Destination, bool] | None = None
-        self._rechunk = False
+        self.rechunk = False  # The writer's: the body's payload is framed anew.
         self._progress_mark = -1
         self._stall_reason = ""  # Why no progress is expected; empty: nothing but time speaks against it.
 
@@ -230,7 +233,7 @@ class Run:
     # --- opening an attempt ---
 
     def _proceed(self) -> None:
-        """Do what is due: begin the pending attempt, now if a connection idles, else in the connection's task."""
+        """Do what is due: begin the pending attempt, now if a connection idles, else in the asker's task."""
         if self._pending is None:
             if self.done or (self.settled and self.winner is None):
                 self._end()
@@ -244,7 +247,7 @@ class Run:
                 self._pending = None
                 self._send(attempt, up)
                 return
-        self.connection.hand_over(self._open_pending)
+        self.asker.hand_over(self._open_pending)
 
     def _begin(self, attempt: Attempt) -> Attempt:
         self.attempts.append(attempt)
@@ -254,14 +257,14 @@ class Run:
         return attempt
 
     async def _open_pending(self) -> None:
-        """In the connection's task: connect for the pending attempt, which may be gone by now."""
+        """In the asker's task: connect for the pending attempt, which may be gone by now."""
         pending, self._pending = self._pending, None
         attempt = self._live_attempt(pending[0]) if pending is not None else None
         if attempt is None or self.ended:
             return
         self._arm()  # A hedge that came due while this one waited for the task.
         pool = attempt.destination.pool
-        up: UpstreamConnection | None = None
+        up: Upstream | None = None
         try:
             with trio.CancelScope() as attempt.opening:
                 up = await pool.acquire(self.first_byte_by, fresh=attempt.stale_retried)
@@ -277,29 +280,30 @@ class Run:
         if up is not None and attempt.verdict is None:
             self._send(attempt, up)
         elif up is not None:
-            pool.give_back(up)  # Another attempt won, or time was up; whatever ended this one has said so.
+            up.release()  # Another attempt won, or time was up; whatever ended this one has said so.
 
-    def _send(self, attempt: Attempt, up: UpstreamConnection) -> None:
+    def _send(self, attempt: Attempt, up: Upstream) -> None:
         attempt.up = up
-        up.send(self._host.request_bytes(self, attempt), b"POST", attempt)
+        self._host.send(self, attempt, up)
 
     # --- what happens to attempts: plain calls from the reactor ---
 
     def on_interim(self, head: ResponseHead) -> None:
-        if head.status != 100 and self.connection.http_minor and not self.settled:
-            self.connection.write(interim_response(head))
+        if head.status != 100 and not self.settled:
+            self._writer.interim(self.asker, head)
 
-    def on_head(self, attempt: Attempt, up: UpstreamConnection, head: ResponseHead) -> None:
-        if head.status in _RETRYABLE and self._may_try_again(attempt):
+    def on_head(self, attempt: Attempt, up: Upstream, head: ResponseHead) -> None:
+        status = attempt.status = self._writer.status_of(up, head)
+        if status in _RETRYABLE and self._may_try_again(attempt):
             up.detach()
-            verdict = Verdict.CLIENT_ERROR if head.status == 429 else Verdict.SERVER_ERROR
-            self._fail(attempt, verdict, f"status {head.status}")
+            verdict = Verdict.CLIENT_ERROR if status == 429 else Verdict.SERVER_ERROR
+            self._fail(attempt, verdict, f"status {status}")
         elif head.framing != 0 and head.status == 200 and not up.has_body_bytes:
             up.hold()
         else:
             self.on_first_byte(attempt, up, head)
 
-    def on_first_byte(self, attempt: Attempt, up: UpstreamConnection, head: ResponseHead) -> None:
+    def on_first_byte(self, attempt: Attempt, up: Upstream, head: ResponseHead) -> None:
         now = self._host.timers.now()
         attempt.first_byte_at = now
         effects = self.race.on_head(attempt.number, now)
@@ -308,41 +312,25 @@ class Run:
             return
         self._obey(effects, hedge=False)
         self._host.on_first_byte(self, attempt, head)
-        connection = self.connection
-        untouched = relays_untouched(head, connection.http_minor)
-        if not untouched:
-            # HTTP/1.0 reads no chunks and HTTP/1.1 should not need the end of the connection to find an end.
-            self._rechunk = connection.http_minor == 1
-            connection.keep_alive = connection.keep_alive and self._rechunk
         lines = self._host.response_lines(self, attempt, head)
-        written = client_response(head, lines, http_minor=connection.http_minor, keep_alive=connection.keep_alive)
         self._host.timers.arm(self, now + self._limits.stall_timeout_s)
-        if untouched:
-            up.relay_to(connection, written)
-        else:
-            connection.write(written)
-            if not self.ended:  # The client may be gone at the first word.
-                up.read_body()
+        self._writer.begin(self, up, head, lines)
 
-    def on_payload(self, payload: bytes, up: UpstreamConnection) -> None:
-        if self._rechunk:
-            payload = b"%x\r\n%b\r\n" % (len(payload), payload)
-        self.connection.write(payload, up)
+    def on_payload(self, payload: bytes, up: Upstream) -> None:
+        self._writer.payload(self, up, payload)
 
     def on_end(self, attempt: Attempt) -> None:
-        if self._rechunk:
-            self.connection.write(b"0\r\n\r\n")
-        head = attempt.head
+        up, head = attempt.up, attempt.head
+        assert up is not None
         assert head is not None
-        if head.status < 400:
-            verdict = Verdict.OK
-        else:
-            verdict = Verdict.CLIENT_ERROR if head.status < 500 else Verdict.SERVER_ERROR
-        self._end_attempt(attempt, verdict, "" if head.status < 400 else f"status {head.status}")
+        self._writer.end(self, up)
+        status = attempt.status = self._writer.status_of(up, head)
+        verdict = Verdict.OK if status < 400 else Verdict.CLIENT_ERROR if status < 500 else Verdict.SERVER_ERROR
+        self._end_attempt(attempt, verdict, "" if status < 400 else f"status {status}")
         self.done = True
         self._end()
 
-    def on_failed(self, attempt: Attempt, up: UpstreamConnection, error: ConnectionLost) -> None:
+    def on_failed(self, attempt: Attempt, up: Upstream, error: ConnectionLost) -> None:
         """The attempt's connection broke. What that means depends on what the client has seen."""
         if attempt is self.winner:
             self._break_off(attempt, up, str(error))
@@ -359,7 +347,7 @@ class Run:
             return
         self._fail(attempt, Verdict.BROKEN, str(error))
 
-    def on_doubt(self, attempt: Attempt, up: UpstreamConnection, why: str) -> None:
+    def on_doubt(self, attempt: Attempt, up: Upstream, why: str) -> None:
         """The attempt's node is held for dead, and hung or cut off: its connection would tell much later, or never.
 
         Who has seen no byte tries another node at once. A stream that flows may know better than the news, and is
@@ -382,7 +370,7 @@ class Run:
             for number in self.race.live:
                 self._time_out(self._live_attempt(number))
         elif self._pending is not None:
-            # An attempt waits for the connection's task, which arms anew when it comes to it.
+            # An attempt waits for the asker's task, which arms anew when it comes to it.
             self._host.timers.arm(self, self.first_byte_by)
         else:
             if not self._host.may_hedge(self):
@@ -432,15 +420,11 @@ class Run:
         late = self._host.timers.now() - attempt.dispatched_at >= self._limits.head_timeout_s
         self._fail(attempt, Verdict.TIMED_OUT if late else Verdict.CANCELLED, "no first byte in time")
 
-    def _break_off(self, attempt: Attempt, up: UpstreamConnection, detail: str) -> None:
+    def _break_off(self, attempt: Attempt, up: Upstream, detail: str) -> None:
         """The winner died inside its answer: say so in the stream if that can be said, and never end it cleanly."""
         self.failure = f"{attempt.destination.node}: {detail}"
-        connection = self.connection
-        connection.keep_alive = False
         assert attempt.head is not None
-        if self._last_words:
-            minor = connection.http_minor
-            connection.write(broken_stream_ending(attempt.head, up.body, self.failure, http_minor=minor))
+        self._writer.break_off(self, up, attempt.head)
         self._end_attempt(attempt, Verdict.BROKEN, detail)
         self.done = True
         self._end()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from infermesh.net.asker import Asker, Request, SlowCall
 from infermesh.net.connection import ConnectionLost
-from infermesh.net.http1 import Answer, Refusal, Request, ServerConnection, SlowCall
+from infermesh.net.http1 import Answer, Refusal, ServerConnection, Successor
 from infermesh.net.http1.server import REASONS
 from infermesh.observe.logs import Logger
 from infermesh.planes.data.errors import JSON_TYPE, RequestRefused, error_body
@@ -17,16 +18,21 @@ from wire.http1 import Field, encode_response_head
 
 
 async def serve_connection(connection: ServerConnection, log: Logger) -> None:
-    """The connection's task."""
+    """The connection's task, also for the protocols that its socket is handed to."""
+    speaker: Successor | None = connection
     try:
         with connection.scope:
-            await connection.serve()
+            while speaker is not None:
+                await speaker.serve()
+                speaker = connection.successor if speaker is connection else None
     except ConnectionLost:
         pass  # How the connection ended is counted where it was found.
     except Exception:
         log.error("connection_crashed", exc_info=True)
     finally:
         connection.abort()
+        if connection.successor is not None:
+            connection.successor.abort()
 
 
 def refusing(answer: Answer) -> Answer:
@@ -42,9 +48,7 @@ def refusing(answer: Answer) -> Answer:
     return answer_or_refuse
 
 
-def send_refusal(
-    connection: ServerConnection, refused: RequestRefused, method: bytes, fields: Sequence[Field] = ()
-) -> None:
+def send_refusal(asker: Asker, refused: RequestRefused, method: bytes, fields: Sequence[Field] = ()) -> None:
     added: list[Field] = [JSON_TYPE, *fields]
     if refused.retry_after_s is not None:
         # Whole seconds (RFC 9110 section 10.2.3), rounded up: earlier would be turned away again.
@@ -52,7 +56,7 @@ def send_refusal(
     if refused.allow:
         added.append((b"allow", refused.allow.encode()))
     body = error_body(refused.status, refused.code, refused.message, refused.param)
-    connection.respond(refused.status, added, body, method=method)
+    asker.respond(refused.status, added, body, method=method)
 
 
 def refusal_bytes(refusal: Refusal) -> bytes:

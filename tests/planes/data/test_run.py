@@ -15,11 +15,13 @@ import trio.testing
 from infermesh.core.model.names import NodeId
 from infermesh.core.model.outcome import Verdict
 from infermesh.net.connection import ConnectionLost
-from infermesh.net.http1 import Request, ServerConnection, ServerLimits
+from infermesh.net.http1 import Request, ServerConnection, ServerLimits, UpstreamConnection
 from infermesh.net.pool import PoolLimits, UpstreamPool
 from infermesh.net.timers import Timers
 from infermesh.planes.data.heads import upstream_request
+from infermesh.planes.data.http1_writer import HTTP1
 from infermesh.planes.data.run import Attempt, Run
+from infermesh.planes.data.upstream import Upstream
 from infermesh.testing.http_peer import HttpPeer, PeerAnswer, PeerRequest, PeerResponse, serve_http_peer
 from infermesh.testing.reactors import RunningReactor, running_reactor
 from wire.http1 import ResponseHead
@@ -52,10 +54,11 @@ class Host:
     dispatched: int = 0
     on_end: Callable[[Run], None] | None = None
 
-    def request_bytes(self, run: Run, attempt: Attempt) -> bytes:
+    def send(self, run: Run, attempt: Attempt, up: Upstream) -> None:
         request = run.context
         assert isinstance(request, Request)
-        return upstream_request(request.head, request.body, [])
+        assert isinstance(up, UpstreamConnection)
+        up.send(upstream_request(request.head, request.body, []), b"POST", attempt)
 
     def response_lines(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[bytes]:
         return [b"x-infermesh-node: " + attempt.destination.node.encode()]
@@ -114,6 +117,7 @@ class Bench:
             self.host,
             connection,
             [Destination(NodeId(f"gpu-{number}"), pool) for number, pool in enumerate(self.pools)],
+            writer=HTTP1,
             hedge_after_s=self.hedge_after_s,
             first_byte_by=trio.current_time() + min(self.limits.head_timeout_s, self.first_byte_s),
             limits=self.limits,
@@ -125,9 +129,9 @@ class Bench:
 
     def conclude(self, run: Run) -> None:
         if not run.cancelled and run.winner is None:
-            run.connection.respond(502, [], run.failure.encode())
+            run.asker.respond(502, [], run.failure.encode())
         elif not run.cancelled:
-            run.connection.finish()
+            run.asker.finish()
         self.idle.set()
 
     async def ask(self, body: bytes = b"{}", version: bytes = b"1.1") -> None:
