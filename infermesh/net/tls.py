@@ -27,6 +27,7 @@ from infermesh.core.model.names import NodeId
 from infermesh.core.trust import Identity, IdentityError, PeerIdentity, Refusal, RefusalReason, identify_peer
 
 HTTP1_ALPN = "http/1.1"
+HTTP2_ALPN = "h2"
 
 # A session is about 2 KB; past this many peers the one that was remembered first is forgotten and makes a
 # full handshake.
@@ -56,19 +57,24 @@ class PeerRefused(Exception):
 class TlsEpoch:
     """The contexts of one identity: built once, shared by every connection, replaced whole on rotation."""
 
-    def __init__(self, identity: Identity, *, number: int = 1, alpn: Sequence[str] = (HTTP1_ALPN,)) -> None:
+    def __init__(self, identity: Identity, *, number: int = 1) -> None:
         self.identity = identity
         self.number = number
-        self.server = server_context(identity, alpn)
-        self.client = client_context(identity, alpn)
-        self._sessions: dict[NodeId, ssl.SSLSession] = {}
+        self.server = server_context(identity)
+        self.client = client_context(identity, HTTP1_ALPN)
+        # A dialler knows which protocol it wants, and a context offers the same to everybody: one for each.
+        self.client_http2 = client_context(identity, HTTP2_ALPN)
+        self._sessions: dict[tuple[NodeId, ssl.SSLContext], ssl.SSLSession] = {}
 
     def accept(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         return self.server.wrap_bio(incoming, outgoing, server_side=True)
 
-    def connect(self, node: NodeId, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+    def connect(
+        self, node: NodeId, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *, alpn: str = HTTP1_ALPN
+    ) -> ssl.SSLObject:
         """A client's side towards `node`; offers to resume the last session with it, if one is remembered."""
-        return self.client.wrap_bio(incoming, outgoing, session=self._sessions.get(node))
+        client = self.client_http2 if alpn == HTTP2_ALPN else self.client
+        return client.wrap_bio(incoming, outgoing, session=self._sessions.get((node, client)))
 
     def remember(self, node: NodeId, tls: ssl.SSLObject) -> None:
         """Keep the session of a connection to `node`, made by `connect` of this epoch and admitted.
@@ -78,36 +84,38 @@ class TlsEpoch:
         """
         if tls.session_reused:
             return  # A ticket may be used again until it ends; copying the new one out costs 0.1 ms.
-        if tls.context is not self.client:
+        if tls.context is not self.client and tls.context is not self.client_http2:
             return  # Of the epoch before: offered in this one, it would fail each connection to the node.
         session = tls.session
         if session is None or not session.has_ticket:
             return
-        self._sessions.pop(node, None)
+        key = (node, tls.context)
+        self._sessions.pop(key, None)
         if len(self._sessions) >= SESSIONS_MAX:
             del self._sessions[next(iter(self._sessions))]
-        self._sessions[node] = session
+        self._sessions[key] = session
 
     def forget(self, node: NodeId) -> None:
-        """Drop the session of a peer that was refused, so that it cannot be resumed."""
-        self._sessions.pop(node, None)
+        """Drop the sessions of a peer that was refused, so that they cannot be resumed."""
+        for client in (self.client, self.client_http2):
+            self._sessions.pop((node, client), None)
 
 
-def server_context(identity: Identity, alpn: Sequence[str] = (HTTP1_ALPN,)) -> ssl.SSLContext:
+def server_context(identity: Identity) -> ssl.SSLContext:
     """Accepts peers on the mesh port. Costs about 3 ms: build once per identity."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     # One ticket: a client keeps only the newest, and each one costs CPU and 1.3 KB on the wire.
     context.num_tickets = 1
-    _configure(context, identity, alpn)
+    _configure(context, identity, (HTTP2_ALPN, HTTP1_ALPN))
     return context
 
 
-def client_context(identity: Identity, alpn: Sequence[str] = (HTTP1_ALPN,)) -> ssl.SSLContext:
-    """Dials peers on their mesh port. Costs about 3 ms: build once per identity."""
+def client_context(identity: Identity, alpn: str) -> ssl.SSLContext:
+    """Dials peers on their mesh port. Costs about 3 ms: build once per identity and protocol."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # Identity is the SPIFFE id: see the module's docstring.
-    _configure(context, identity, alpn)
+    _configure(context, identity, (alpn,))
     assert context.verify_mode == ssl.CERT_REQUIRED
     return context
 
@@ -130,7 +138,7 @@ def admit_peer(tls: Handshaken, *, trust_domain: str, expected_node: NodeId | No
         raise PeerRefused(Refusal(RefusalReason.PROTOCOL, f"negotiated {version}, required TLSv1.3"))
     protocol = tls.selected_alpn_protocol()
     if protocol is None:
-        detail = f"no common application protocol was negotiated; offer ALPN {HTTP1_ALPN!r}"
+        detail = f"no common application protocol was negotiated; offer ALPN {HTTP2_ALPN!r} or {HTTP1_ALPN!r}"
         raise PeerRefused(Refusal(RefusalReason.PROTOCOL, detail))
     return verify_peer(tls.getpeercert(True), trust_domain=trust_domain, expected_node=expected_node, now_unix=now_unix)
 

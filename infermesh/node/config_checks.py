@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from infermesh.core.model.nodes import Address
 from infermesh.node.config_cores import admission_config, routing_config
-from infermesh.node.config_sections import NodeConfig
+from infermesh.node.config_sections import KSERVE_KINDS, NodeConfig, RuntimeSection
 
 
 def find_conflicts(config: NodeConfig) -> list[str]:
@@ -86,10 +86,11 @@ def _runtimes(config: NodeConfig) -> Iterator[str]:
             other = f"runtimes[{urls[runtime.url]}].url"
             yield f"{_said(config, f'runtimes[{number}].url', runtime.url)} is also {other}; each runtime has one entry"
         parts = urlsplit(runtime.url)
-        if runtime.url.rstrip("/").endswith("/v1"):
+        version = runtime.url.rstrip("/")[-3:]
+        if version in ("/v1", "/v2"):
             yield (
-                f"{_said(config, f'runtimes[{number}].url', runtime.url)} ends in /v1; write the base URL, "
-                "to which /v1/... and /metrics are added"
+                f"{_said(config, f'runtimes[{number}].url', runtime.url)} ends in {version}; write the base URL, "
+                f"to which {version}/... is added"
             )
         elif parts.scheme != "http" or parts.path.strip("/"):
             yield (
@@ -97,6 +98,18 @@ def _runtimes(config: NodeConfig) -> Iterator[str]:
                 "runtime in plain HTTP and with the path that the client asked for"
             )
         urls.setdefault(runtime.url, number)
+        yield from _kserve_only(config, f"runtimes[{number}]", runtime)
+
+
+def _kserve_only(config: NodeConfig, at: str, runtime: RuntimeSection) -> Iterator[str]:
+    if runtime.kind in KSERVE_KINDS:
+        return
+    for name in ("grpc_url", "metrics_url", "models"):
+        if value := getattr(runtime, name):
+            yield (
+                f"{_said(config, f'{at}.{name}', value)} is set, but that key is for {', '.join(KSERVE_KINDS)} and "
+                f"{_said(config, f'{at}.kind', runtime.kind)}; take it out"
+            )
 
 
 # (smaller key, factor, larger key): factor times the smaller may not pass the larger.

@@ -26,8 +26,9 @@ _ROUTING = RoutingConfig()
 _ADMISSION = AdmissionConfig()
 _SECONDS_MAX = 86_400.0
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-# What the vLLM adapter speaks to; each further kind comes with its adapter.
-RUNTIME_KINDS = ("vllm", "emulated")
+# The first two are asked by the vLLM adapter, the others by the KServe one; each further kind comes with its adapter.
+KSERVE_KINDS = ("triton", "kserve")
+RUNTIME_KINDS = ("vllm", "emulated", *KSERVE_KINDS)
 
 
 def _seconds(doc: str, high: float = _SECONDS_MAX) -> Key:
@@ -157,8 +158,33 @@ class PeerSection(msgspec.Struct, frozen=True, kw_only=True):
 
 class RuntimeSection(msgspec.Struct, frozen=True, kw_only=True):
     kind: Annotated[str, Key(doc="Which API and metrics it has.", choices=RUNTIME_KINDS)]
-    url: Annotated[str, Key(doc="Base URL, without /v1.", fault=_url_fault)]
+    url: Annotated[str, Key(doc="Base URL, without /v1 or /v2.", fault=_url_fault)]
     slots: Annotated[int, Key(doc="Sequences that it runs at once (vLLM: max_num_seqs).", low=1, high=65_536)] = 256
+    grpc_url: Annotated[
+        Address | None,
+        Key(
+            doc="Its gRPC port, in plain text (triton, kserve); empty: gRPC requests are not sent to it.",
+            unit="host:port",
+            empty=True,
+        ),
+    ] = None
+    metrics_url: Annotated[
+        str,
+        Key(
+            doc="Its metrics page (triton: port 8002); empty: its queue is not known. For triton and kserve.",
+            empty=True,
+            fault=_url_fault,
+        ),
+    ] = ""
+    models: Annotated[
+        tuple[str, ...],
+        Key(
+            doc="What it serves, where it has no repository index (OVMS) or not all of it is meant. For triton and "
+            "kserve; default: what its index says.",
+            fault=_model_fault,
+            items_max=256,
+        ),
+    ] = ()
 
 
 class EmulatorSection(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The runtimes of a GPU node: each with its adapter and sampler, its pool, and its newest states.
+"""The runtimes of a GPU node: each with its adapter and sampler, its pools, and its newest states.
 
 Without a configured runtime the node serves an emulated engine of its own, in this process and said so wherever
 it shows. It is reached like any runtime, over HTTP and through the same adapter.
@@ -14,15 +14,18 @@ from urllib.parse import urlsplit
 import msgspec
 import trio
 
-from infermesh.core.model.names import TargetKey, target_key
+from infermesh.core.model.names import NodeId, TargetKey, target_key
 from infermesh.core.model.ports import Rng
 from infermesh.core.model.profiles import PROFILES
 from infermesh.core.model.state import GpuState, ModelState
 from infermesh.emulator import EmulatorConfig, EmulatorServer, serve_emulator
 from infermesh.node.config import NodeConfig
+from infermesh.node.config_sections import KSERVE_KINDS, RuntimeSection
 from infermesh.observe.logs import Logger
 from infermesh.planes.data.pools import Pools
 from infermesh.planes.signal.adapters.gpu.nvml import NvmlAdapter
+from infermesh.planes.signal.adapters.runtime.kserve import KServeAdapter, KServeConfig
+from infermesh.planes.signal.adapters.runtime.port import RuntimeAdapter
 from infermesh.planes.signal.adapters.runtime.vllm import VllmAdapter, VllmConfig
 from infermesh.planes.signal.sampler import run_gpu_sampler, run_sampler
 
@@ -33,6 +36,20 @@ _EMULATOR_RESTART_S = 1.0
 class RuntimeAddress:
     url: str
     slots: int
+
+
+def runtime_adapter(section: RuntimeSection, node: NodeId, log: Logger) -> RuntimeAdapter:
+    """The adapter of one configured runtime."""
+    if section.kind not in KSERVE_KINDS:
+        return VllmAdapter(VllmConfig(url=section.url, slots=section.slots), node, log)
+    config = KServeConfig(
+        url=section.url,
+        kind=section.kind,
+        slots=section.slots,
+        models=section.models,
+        metrics_url=section.metrics_url,
+    )
+    return KServeAdapter(config, node, log)
 
 
 class Runtimes:
@@ -63,23 +80,26 @@ class Runtimes:
         """Sample everything until cancelled. Started when the emulated engine, if there is one, listens."""
         node = self._config.node.id
         async with trio.open_nursery() as nursery:
-            addresses = [RuntimeAddress(runtime.url, runtime.slots) for runtime in self._config.runtimes]
-            if not addresses:
-                addresses = [await nursery.start(self._run_emulator)]
-            for replica, address in enumerate(addresses):
-                adapter = VllmAdapter(VllmConfig(url=address.url, slots=address.slots), node, self._log)
-                take = partial(self._take, replica, address.url)
+            sections = list(self._config.runtimes)
+            if not sections:
+                address: RuntimeAddress = await nursery.start(self._run_emulator)
+                sections = [RuntimeSection(kind="emulated", url=address.url, slots=address.slots)]
+            for replica, section in enumerate(sections):
+                adapter = runtime_adapter(section, node, self._log)
+                take = partial(self._take, replica, section)
                 nursery.start_soon(partial(run_sampler, adapter, take, self._log, rng=self._rng))
             gpus = NvmlAdapter(node, self._log)
             nursery.start_soon(partial(run_gpu_sampler, gpus, self._report_gpu, rng=self._rng))
             task_status.started()
 
-    def _take(self, replica: int, url: str, state: ModelState) -> None:
+    def _take(self, replica: int, section: RuntimeSection, state: ModelState) -> None:
         if replica:
             state = msgspec.structs.replace(state, replica=replica)
         key = target_key(state.node, state.model, replica)
         if key not in self._latest:
-            self._pools.add_runtime(key, _host_and_port(url))
+            grpc = section.grpc_url
+            address = (grpc.host, grpc.port) if grpc is not None else None
+            self._pools.add_runtime(key, _host_and_port(section.url), grpc_address=address)
         self._latest[key] = state
         self._report(state)
 

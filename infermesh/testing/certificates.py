@@ -91,8 +91,8 @@ class TrustDomain:
     def identity(self, node: str = "gpu-a") -> Identity:
         return load_identity(self.node(node), NodeId(node), self.now_unix)
 
-    def epoch(self, node: str = "gpu-a", alpn: Sequence[str] = (HTTP1_ALPN,)) -> TlsEpoch:
-        return TlsEpoch(self.identity(node), alpn=alpn)
+    def epoch(self, node: str = "gpu-a") -> TlsEpoch:
+        return TlsEpoch(self.identity(node))
 
     def _files(self, node: str, folder: Path) -> NodeFiles:
         return NodeFiles(

@@ -183,7 +183,7 @@ def test_an_old_version_of_tls_is_refused_by_both_sides(
     assert "client" in _Pair(_dial(edge, "gpu-b"), _server(old_server)).shake().errors
 
 
-@pytest.mark.parametrize("alpn", [(), ("h2",), ("http/1.0",), ("HTTP/1.1",), ("spdy/3", "h2")])
+@pytest.mark.parametrize("alpn", [(), ("h3",), ("http/1.0",), ("HTTP/1.1",), ("spdy/3", "H2")])
 def test_a_peer_without_our_application_protocol_is_refused(
     domain: TrustDomain, edge: TlsEpoch, gpu: TlsEpoch, alpn: tuple[str, ...]
 ) -> None:
@@ -289,7 +289,7 @@ def test_connections_of_the_old_epoch_live_on_while_new_ones_use_the_next(domain
 
 def test_the_contexts_demand_what_the_design_says(domain: TrustDomain) -> None:
     identity = domain.identity("gpu-a")
-    for context in (server_context(identity), client_context(identity)):
+    for context in (server_context(identity), client_context(identity, "h2")):
         assert context.minimum_version == ssl.TLSVersion.TLSv1_3
         assert context.verify_mode == ssl.CERT_REQUIRED
         assert context.verify_flags & ssl.VERIFY_X509_STRICT

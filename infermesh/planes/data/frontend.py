@@ -12,12 +12,14 @@ from urllib.parse import unquote
 import msgspec
 import trio
 
+from infermesh import __version__
 from infermesh.core.model.names import ModelName
 from infermesh.core.model.request import RequestFacts
 from infermesh.core.model.targets import EMPTY_VIEW, RoutingView
 from infermesh.core.routing.capacity import fleet_slots
 from infermesh.core.routing.prefix import blocks_of
 from infermesh.net.asker import Asker, Request
+from infermesh.planes.data import kserve
 from infermesh.planes.data.busy import Busy
 from infermesh.planes.data.errors import JSON_TYPE, RequestRefused
 from infermesh.planes.data.gate import Gate
@@ -26,11 +28,12 @@ from infermesh.planes.data.identity import RequestName, RequestNames
 from infermesh.planes.data.inference import Inference
 from infermesh.planes.data.ledger import Ledger
 from infermesh.planes.data.models import find_model, list_models
-from infermesh.planes.data.peek import read_facts, read_hints
+from infermesh.planes.data.peek import model_facts, read_facts, read_hints
 from infermesh.planes.data.record import RequestRecord
 from infermesh.planes.data.router_host import RequestContext, RouterHost
 from infermesh.planes.data.run import RunLimits
 from infermesh.planes.data.writer import AnswerWriter
+from wire.http1 import RequestHead
 
 PORT: Final = "client"
 _INFERENCE: Final = {
@@ -106,38 +109,76 @@ class Frontend:
             self._answer_models(asker, path, head.method)
         elif path == b"/health" and head.method in (b"GET", b"HEAD"):
             asker.respond(200, [], method=head.method)
+        elif path.startswith(kserve.PREFIX):
+            self._answer_kserve(asker, request, writer)
         else:
-            self._ledger.bad_request(PORT, "unknown_path")
-            known = ", ".join([*_INFERENCE.values(), "/v1/models"])
-            shown = path[:80].decode("latin-1")
-            raise RequestRefused(404, "unknown_path", f"nothing is served at {shown}; known paths: {known}")
+            raise self._unknown_path(path)
+
+    def _answer_kserve(self, asker: Asker, request: Request, writer: AnswerWriter) -> None:
+        head = request.head
+        call = kserve.parse_model_path(head.path)
+        if call is None:
+            self._answer_server(asker, head)
+        elif head.method != call.method:
+            raise self._not_allowed(head.method, head.path.decode("latin-1"), call.method.decode())
+        elif call.action == b"ready":
+            if find_model(self._view, call.model) is None:
+                raise self._unknown_model(call.model)
+            asker.respond(200, [], method=head.method)
+        else:
+            self._infer(asker, writer, request, call.route, call)
+
+    def _answer_server(self, asker: Asker, head: RequestHead) -> None:
+        """What KServe v2 asks of a server, answered for the fleet."""
+        value: object
+        match head.path.rstrip(b"/"):
+            case b"/v2/health/live" | b"/v2/health/ready":
+                asker.respond(200, [], method=head.method)
+                return
+            case b"/v2":
+                value = {"name": "infermesh", "version": __version__, "extensions": ["model_repository"]}
+            case b"/v2/repository/index":
+                value = kserve.list_repository(self._view)
+            case path if path.startswith(b"/v2/repository/"):
+                self._ledger.bad_request(PORT, "other")
+                text = "models are loaded and unloaded by the mesh's placement, not by clients"
+                raise RequestRefused(403, "placement_only", text)
+            case _:
+                raise self._unknown_path(head.path)
+        asker.respond(200, [JSON_TYPE], msgspec.json.encode(value), method=head.method)
 
     # --- inference ---
 
-    def _infer(self, asker: Asker, writer: AnswerWriter, request: Request, route: str) -> None:
+    def _infer(
+        self, asker: Asker, writer: AnswerWriter, request: Request, route: str, call: kserve.ModelCall | None = None
+    ) -> None:
+        """`call`: of a path that names its model; else the body does."""
         name = self._names.name(request.head)
         try:
             self._refuse_loop(request)
-            facts = self._facts(request)
+            facts = self._facts(request, call)
         except RequestRefused as refused:
-            writer.refuse(asker, refused, b"POST", [(b"x-infermesh-request-id", name.request_id)])
+            writer.refuse(asker, refused, request.head.method, [(b"x-infermesh-request-id", name.request_id)])
             return
         record = _record_of(name, route, request, facts)
         Inference(self, asker, writer, RequestContext(request, facts, record, name)).begin()
 
-    def _facts(self, request: Request) -> RequestFacts:
+    def _facts(self, request: Request, call: kserve.ModelCall | None) -> RequestFacts:
         try:
             hints = read_hints(request.head, self._default_deadline_s)
         except RequestRefused:
             self._ledger.bad_request(PORT, "other")
             raise
-        try:
-            facts = read_facts(request.body, hints, request.received_at, blocks_of)
-        except RequestRefused:
-            self._ledger.bad_request(PORT, "not_json")
-            raise
+        if call is not None:
+            prompt_bytes = len(request.body) if call.has_prompt else 0
+            facts = model_facts(call.model, hints, request.received_at, prompt_bytes=prompt_bytes, stream=call.streams)
+        else:
+            try:
+                facts = read_facts(request.body, hints, request.received_at, blocks_of)
+            except RequestRefused:
+                self._ledger.bad_request(PORT, "not_json")
+                raise
         if facts.model not in self._view.eligible:
-            self._ledger.bad_request(PORT, "unknown_model")
             raise self._unknown_model(facts.model)
         return facts
 
@@ -152,7 +193,14 @@ class Frontend:
             text = f"the request has passed node {me} before (via); a runtime's url must not lead to a router"
             raise RequestRefused(508, "loop_detected", text)
 
+    def _unknown_path(self, path: bytes) -> RequestRefused:
+        self._ledger.bad_request(PORT, "unknown_path")
+        known = ", ".join([*_INFERENCE.values(), "/v1/models", "/v2/models/NAME/infer"])
+        shown = path[:80].decode("latin-1")
+        return RequestRefused(404, "unknown_path", f"nothing is served at {shown}; known paths: {known}")
+
     def _unknown_model(self, model: ModelName) -> RequestRefused:
+        self._ledger.bad_request(PORT, "unknown_model")
         names = sorted(self._view.eligible)
         shown = ", ".join(names[:_NAMES_SHOWN_MAX]) + (", ..." if len(names) > _NAMES_SHOWN_MAX else "")
         text = f"the model '{model}' does not exist in this fleet; it serves: {shown or 'no model at this moment'}"
@@ -171,7 +219,6 @@ class Frontend:
             model = unquote(path.removeprefix(b"/v1/models/"), errors="replace")
             found = find_model(self._view, model)
             if found is None:
-                self._ledger.bad_request(PORT, "unknown_model")
                 raise self._unknown_model(ModelName(model[:256]))
             value = found
         asker.respond(200, [JSON_TYPE], msgspec.json.encode(value), method=method)

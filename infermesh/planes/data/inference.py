@@ -112,6 +112,11 @@ class Inference:
             self._end()
             self._asker.finish()
 
+    @property
+    def run(self) -> Run | None:
+        """While its attempts are under way."""
+        return self._run
+
     def give_up(self) -> None:
         """From the gate, after a defect: the asker takes everything behind it along."""
         self._asker.lose("a defect on this node, see connection_crashed in its log")
@@ -163,8 +168,9 @@ class Inference:
 
     def _destinations(self, plan: Plan) -> list[RouterDestination]:
         found: list[RouterDestination] = []
+        pools, sender = self._parts.host.pools, self._context.sender
         for candidate in plan.candidates:
-            pool = self._parts.host.pools.of(candidate.target)
+            pool = sender.pool_to(pools, candidate.target)
             if pool is not None:
                 found.append(RouterDestination(candidate, pool))
                 if len(found) == self._parts.attempts_max:

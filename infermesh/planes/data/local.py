@@ -17,20 +17,21 @@ from infermesh.core.model.names import ModelName, NodeId, TargetKey, target_key
 from infermesh.core.model.outcome import Verdict
 from infermesh.core.model.state import LoadHint, ModelState
 from infermesh.net.asker import Asker, Request
-from infermesh.net.http1 import UpstreamConnection
 from infermesh.net.timers import Timers
 from infermesh.observe.families import Value
 from infermesh.observe.metrics import Metrics
 from infermesh.observe.tracing import Tracer
 from infermesh.planes.data.busy import Busy
 from infermesh.planes.data.errors import RequestRefused
-from infermesh.planes.data.heads import encode_load, upstream_request
+from infermesh.planes.data.heads import encode_load
 from infermesh.planes.data.http1_writer import HTTP1_HOP
 from infermesh.planes.data.identity import RequestName, RequestNames
+from infermesh.planes.data.kserve import parse_model_path
 from infermesh.planes.data.pools import Pools
 from infermesh.planes.data.run import Attempt, Run, RunLimits
-from infermesh.planes.data.serving import send_refusal
+from infermesh.planes.data.sender import HTTP1_OUT, RequestSender
 from infermesh.planes.data.upstream import Upstream, UpstreamSource
+from infermesh.planes.data.writer import AnswerWriter
 from wire.http1 import RequestHead, ResponseHead
 
 PORT: Final = "mesh"
@@ -48,10 +49,20 @@ class LocalDestination:
 
 
 class _LocalContext:
-    __slots__ = ("destination", "name", "request")
+    __slots__ = ("destination", "name", "request", "sender", "writer")
 
-    def __init__(self, request: Request, destination: LocalDestination, name: RequestName) -> None:
+    def __init__(
+        self,
+        request: Request,
+        destination: LocalDestination,
+        name: RequestName,
+        *,
+        sender: RequestSender,
+        writer: AnswerWriter,
+    ) -> None:
         self.request = request
+        self.sender = sender
+        self.writer = writer
         self.destination = destination
         self.name = name
 
@@ -98,20 +109,28 @@ class LocalPlane:
         self._foreign: dict[TargetKey, int] = {}
         self._verdicts: dict[Verdict, Value] = {}
 
-    def answer(self, asker: Asker, request: Request) -> None:
-        """One request of a router: its connection's `work` from now on.
+    def answer(self, asker: Asker, request: Request, writer: AnswerWriter = HTTP1_HOP) -> None:
+        """One whole HTTP request of a router: its asker's `work` from now on.
 
         Raises RequestRefused for what this node has no runtime for.
         """
         head = request.head
-        if head.path not in _PATHS or head.method != b"POST":
+        if not _is_forwarded(head):
             self._refuse("unknown_path")
             raise RequestRefused(404, "unknown_path", f"this node serves no {head.path[:80].decode('latin-1')}")
+        self.forward(asker, request, writer, HTTP1_OUT)
+
+    def forward(self, asker: Asker, request: Request, writer: AnswerWriter, sender: RequestSender) -> Run:
+        """Pass a request, whole or still coming, to the runtime that its head names.
+
+        Raises RequestRefused when there is none.
+        """
+        head = request.head
         key = self._key_of(head)
-        pool = self._pools.runtime(key)
+        pool = sender.runtime_pool(self._pools, key)
         if pool is None:
             self._refuse("unknown_model")
-            raise RequestRefused(404, "model_not_found", f"node {self._me} has no runtime for '{key}'", param="model")
+            raise RequestRefused(404, "model_not_found", self._no_runtime(key), param="model")
         if self._busy.stopping:
             asker.keep_alive = False
         destination = LocalDestination(self._me, key, pool)
@@ -122,14 +141,15 @@ class LocalPlane:
             [destination],
             hedge_after_s=math.inf,
             first_byte_by=trio.current_time() + self._limits.head_timeout_s,
-            writer=HTTP1_HOP,
+            writer=writer,
             limits=self._limits,
-            context=_LocalContext(request, destination, name),
+            context=_LocalContext(request, destination, name, sender=sender, writer=writer),
         )
         self._busy.enter()
         self._inflight[key] = self._inflight.get(key, 0) + 1
         asker.work = _Forwarding(run)
         run.start()
+        return run
 
     def on_run_end(self, run: Run) -> None:
         context = _context(run)
@@ -144,7 +164,7 @@ class LocalPlane:
         if run.winner is None:
             status = 504 if run.timed_out else 502
             text = f"the runtime did not answer: {run.failure}"
-            send_refusal(asker, RequestRefused(status, "runtime_unreachable", text), b"POST")
+            context.writer.refuse(asker, RequestRefused(status, "runtime_unreachable", text), b"POST")
         else:
             asker.finish()
 
@@ -154,11 +174,8 @@ class LocalPlane:
     # --- for Run ---
 
     def send(self, run: Run, attempt: Attempt, up: Upstream) -> None:
-        assert isinstance(up, UpstreamConnection)
         context = _context(run)
-        head = context.request.head
-        lines = [*context.name.lines(), self._via]
-        up.send(upstream_request(head, context.request.body, lines), head.method, attempt)
+        context.sender.send(context.request, [*context.name.lines(), self._via], attempt, up)
 
     def response_lines(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[bytes]:
         hint = self.load_of(_context(run).destination.key)
@@ -223,6 +240,11 @@ class LocalPlane:
             attributes=attributes,
         )
 
+    def _no_runtime(self, key: TargetKey) -> str:
+        if self._pools.runtime(key) is not None:
+            return f"the runtime of '{key}' on node {self._me} takes no gRPC (grpc_url in [[runtimes]])"
+        return f"node {self._me} has no runtime for '{key}'"
+
     def _key_of(self, head: RequestHead) -> TargetKey:
         model = head.value(b"x-infermesh-model")
         if not model:
@@ -237,6 +259,13 @@ class LocalPlane:
 
     def _refuse(self, reason: str) -> None:
         self._metrics.bad_requests.child(port=PORT, reason=reason).value += 1
+
+
+def _is_forwarded(head: RequestHead) -> bool:
+    if head.path in _PATHS:
+        return head.method == b"POST"
+    call = parse_model_path(head.path)
+    return call is not None and head.method == call.method
 
 
 def hint_of(state: ModelState, inside: int) -> LoadHint:

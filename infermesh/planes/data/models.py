@@ -14,11 +14,11 @@ _OWNERS: Final = {EMULATED: "infermesh-emulator"}
 
 def list_models(view: RoutingView) -> list[dict[str, object]]:
     """One entry per model that some node has ready, in the order of their names."""
-    return [entry(model, targets) for model, targets in sorted(_ready(view).items())]
+    return [entry(model, targets) for model, targets in sorted(ready_targets(view).items())]
 
 
 def find_model(view: RoutingView, model: str) -> dict[str, object] | None:
-    targets = _ready(view).get(ModelName(model))
+    targets = ready_targets(view).get(ModelName(model))
     return entry(ModelName(model), targets) if targets else None
 
 
@@ -37,7 +37,8 @@ def entry(model: ModelName, targets: list[Target]) -> dict[str, object]:
     return value
 
 
-def _ready(view: RoutingView) -> dict[ModelName, list[Target]]:
+def ready_targets(view: RoutingView) -> dict[ModelName, list[Target]]:
+    """Targets that are ready, by model."""
     found: dict[ModelName, list[Target]] = {}
     for _, target in sorted(view.targets.items()):
         if target.state.lifecycle is Lifecycle.READY:

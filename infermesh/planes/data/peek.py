@@ -78,6 +78,23 @@ def read_facts(
     )
 
 
+def model_facts(
+    model: ModelName, hints: Hints, received_at: float, *, prompt_bytes: int = 0, stream: bool = False
+) -> RequestFacts:
+    """The facts of a request whose model is known and whose body is not read (tensors, gRPC)."""
+    return RequestFacts(
+        model=model,
+        prompt_bytes=prompt_bytes,
+        output_tokens_max=0,
+        stream=stream,
+        blocks=(),
+        priority=hints.priority,
+        tenant=hints.tenant,
+        deadline=received_at + hints.deadline_s,
+        may_hedge=hints.may_hedge,
+    )
+
+
 def read_hints(head: RequestHead, deadline_s: float = math.inf) -> Hints:
     """The `x-infermesh-*` request fields; `deadline_s` where the client states none.
 

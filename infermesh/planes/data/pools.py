@@ -18,20 +18,28 @@ from infermesh.core.model.targets import RoutingView, Target
 from infermesh.net.pool import PoolLimits, UpstreamPool
 from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
-from infermesh.net.tls import PeerRefused, TlsEpoch, admit_peer
+from infermesh.net.tls import HTTP1_ALPN, PeerRefused, TlsEpoch, admit_peer
 from infermesh.net.tls_session import TlsSession
 
 
 class PeerTls:
     """TLS towards one node's mesh port, by the newest epoch at each handshake."""
 
-    def __init__(self, node: NodeId, epoch: Callable[[], TlsEpoch], on_failed: Callable[[NodeId, str], None]) -> None:
+    def __init__(
+        self,
+        node: NodeId,
+        epoch: Callable[[], TlsEpoch],
+        on_failed: Callable[[NodeId, str], None],
+        *,
+        alpn: str = HTTP1_ALPN,
+    ) -> None:
         self._node = node
+        self._alpn = alpn
         self._epoch = epoch
         self._on_failed = on_failed
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        return self._epoch().connect(self._node, incoming, outgoing)
+        return self._epoch().connect(self._node, incoming, outgoing, alpn=self._alpn)
 
     def admit(self, tls: TlsSession) -> None:
         domain, now_unix = self._epoch().identity.trust_domain, time.time()

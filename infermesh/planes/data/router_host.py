@@ -17,14 +17,14 @@ from infermesh.core.routing.load import Lease
 from infermesh.core.routing.plan import Candidate
 from infermesh.core.routing.router import Router
 from infermesh.net.asker import Request
-from infermesh.net.http1 import UpstreamConnection
 from infermesh.net.timers import Timers
-from infermesh.planes.data.heads import parse_load, upstream_request
+from infermesh.planes.data.heads import parse_load
 from infermesh.planes.data.identity import RequestName
 from infermesh.planes.data.ledger import Ledger
 from infermesh.planes.data.pools import Pools
 from infermesh.planes.data.record import AttemptRecord, RequestRecord
 from infermesh.planes.data.run import Attempt, Destination, Run
+from infermesh.planes.data.sender import HTTP1_OUT, RequestSender
 from infermesh.planes.data.upstream import Upstream, UpstreamSource
 from wire.http1 import ResponseHead
 from wire.sse import usage_tokens
@@ -46,10 +46,18 @@ class RouterDestination:
 class RequestContext:
     """One request as the router's parts know it."""
 
-    __slots__ = ("attempts", "facts", "name", "on_run_end", "record", "request")
+    __slots__ = ("attempts", "facts", "name", "on_run_end", "record", "request", "sender")
 
-    def __init__(self, request: Request, facts: RequestFacts, record: RequestRecord, name: RequestName) -> None:
+    def __init__(
+        self,
+        request: Request,
+        facts: RequestFacts,
+        record: RequestRecord,
+        name: RequestName,
+        sender: RequestSender = HTTP1_OUT,
+    ) -> None:
         self.request = request
+        self.sender = sender
         self.facts = facts
         self.record = record
         self.name = name
@@ -95,7 +103,6 @@ class RouterHost:
     # --- for Run ---
 
     def send(self, run: Run, attempt: Attempt, up: Upstream) -> None:
-        assert isinstance(up, UpstreamConnection)
         context = _context(run)
         target = _lease(attempt).target
         lines = context.name.lines()
@@ -103,8 +110,7 @@ class RouterHost:
         if target.state.replica:
             lines.append(b"x-infermesh-replica: %d" % target.state.replica)
         lines.append(self._via)
-        head = context.request.head
-        up.send(upstream_request(head, context.request.body, lines), head.method, attempt)
+        context.sender.send(context.request, lines, attempt, up)
 
     def response_lines(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[bytes]:
         return [
@@ -115,7 +121,10 @@ class RouterHost:
 
     def may_hedge(self, run: Run) -> bool:
         """Within the budget, and onto a node that is not as loaded as the first."""
-        model = _context(run).facts.model
+        context = _context(run)
+        if not context.sender.repeatable:
+            return False
+        model = context.facts.model
         backup = run.race.next_target
         first = run.attempts[-1].destination
         allowed = backup is not None and self._hedges.may_hedge(model) and self._load(backup) < self._load(first)
@@ -124,7 +133,8 @@ class RouterHost:
         return allowed
 
     def may_retry(self, run: Run) -> bool:
-        return self._retries.may_retry(_context(run).facts.model)
+        context = _context(run)
+        return context.sender.repeatable and self._retries.may_retry(context.facts.model)
 
     def on_dispatch(self, run: Run, attempt: Attempt) -> None:
         context = _context(run)

@@ -1,0 +1,53 @@
+"""How a request goes on to a node or a runtime: over which pool, and as which bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+from infermesh.core.model.names import TargetKey
+from infermesh.core.model.targets import Target
+from infermesh.net.asker import Request
+from infermesh.net.http1 import UpstreamConnection
+from infermesh.planes.data.heads import upstream_request
+from infermesh.planes.data.pools import Pools
+from infermesh.planes.data.upstream import Upstream, UpstreamSource
+
+if TYPE_CHECKING:
+    from infermesh.planes.data.run import Attempt
+
+
+class RequestSender(Protocol):
+    @property
+    def repeatable(self) -> bool:
+        """Whether the whole request, as far as it came, can still be sent to another target."""
+
+    def pool_to(self, pools: Pools, target: Target) -> UpstreamSource | None:
+        """What leads to a target of the fleet; None: nothing does."""
+
+    def runtime_pool(self, pools: Pools, key: TargetKey) -> UpstreamSource | None:
+        """What leads to a runtime of this node; None: nothing does."""
+
+    def send(self, request: Request, lines: Sequence[bytes], attempt: Attempt, up: Upstream) -> None:
+        """Begin an exchange; `lines` are what this hop adds to the head, `attempt` is told of the answer."""
+
+
+class Http1Sender:
+    """A whole request, over HTTP/1.1."""
+
+    __slots__ = ()
+    repeatable: Final = True
+
+    def pool_to(self, pools: Pools, target: Target) -> UpstreamSource | None:
+        return pools.of(target)
+
+    def runtime_pool(self, pools: Pools, key: TargetKey) -> UpstreamSource | None:
+        return pools.runtime(key)
+
+    def send(self, request: Request, lines: Sequence[bytes], attempt: Attempt, up: Upstream) -> None:
+        assert isinstance(up, UpstreamConnection)
+        head = request.head
+        up.send(upstream_request(head, request.body, lines), head.method, attempt)
+
+
+HTTP1_OUT: Final = Http1Sender()
