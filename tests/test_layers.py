@@ -116,7 +116,7 @@ IMPURE_CALLS: dict[str, str] = {
 }
 
 # Other people's packages that compute and do nothing else; a pure package may import these and no others.
-PURE_LIBRARIES = frozenset({"cryptography", "google", "httptools", "msgspec", "numpy", "xxhash"})
+PURE_LIBRARIES = frozenset({"cryptography", "google", "httptools", "msgspec", "numpy", "wsproto", "xxhash"})
 
 # What `sim` may take from `random`: a generator that has a seed.
 SEEDED = frozenset({"Random"})

@@ -36,7 +36,7 @@ HPACK_FIELDS_MAX: Final = 128
 HPACK_INTEGER_BYTES_MAX: Final = 5
 # The smallest size and the last one since the block before (RFC 7541 section 4.2); nobody has a third to tell.
 HPACK_SIZE_UPDATES_MAX: Final = 2
-# What a decoder keeps of Huffman-coded strings to spare their decoding: 64 x (48 + 77 octets) at most.
+# What a decoder keeps of Huffman-coded strings to spare their decoding: 64 x (48 + 76 octets) at most.
 HPACK_CACHED_STRINGS_MAX: Final = 64
 HPACK_CACHED_STRING_BYTES_MAX: Final = 48
 # Whole blocks of indexes whose lists a decoder keeps, until its table changes.
@@ -64,6 +64,9 @@ HTTP2_UNSENT_CONTROL_BYTES_MAX: Final = 65_536
 HTTP2_CLOSED_STREAMS_KEPT_MAX: Final = 1_024
 # Less than this in `stalled_s` is no progress: a window opened byte by byte keeps nothing alive.
 HTTP2_STALLED_BYTES_MAX: Final = 1_024
+# The memo of fields found well-formed is the process's, not a connection's.
+HTTP2_PASSED_FIELDS_MAX: Final = 1_024
+HTTP2_PASSED_FIELD_BYTES_MAX: Final = 96
 
 # --- Trace context (W3C) ---
 TRACESTATE_MEMBERS_MAX: Final = 32
@@ -333,6 +336,20 @@ LIMITS: Final[tuple[Limit, ...]] = (
         "bytes",
         "content that a peer's windows must let out of a waiting stream in `stalled_s`",
         "RST_STREAM ENHANCE_YOUR_CALM",
+    ),
+    Limit(
+        "HTTP2_PASSED_FIELDS_MAX",
+        HTTP2_PASSED_FIELDS_MAX,
+        "fields",
+        "header fields of all peers remembered as well-formed",
+        "all are forgotten, and looked at again",
+    ),
+    Limit(
+        "HTTP2_PASSED_FIELD_BYTES_MAX",
+        HTTP2_PASSED_FIELD_BYTES_MAX,
+        "bytes",
+        "name and value of one field that is remembered as well-formed",
+        "it is looked at each time",
     ),
     Limit(
         "TRACESTATE_MEMBERS_MAX",

@@ -52,6 +52,7 @@ class Connection:
         "closed",
         "deadline",
         "fd",
+        "heir",
         "mask",
         "paused",
         "reactor",
@@ -76,6 +77,7 @@ class Connection:
         self.bytes_in = 0
         self.bytes_out = 0
         self.closed = False
+        self.heir: Connection | None = None  # Has the socket now; for that reason this one is closed.
         self.paused = False
         self.deadline = math.inf
         self.timer: Entry | None = None
@@ -106,6 +108,7 @@ class Connection:
         else:
             self.reactor.add(self, self.mask)
         old.closed = True
+        old.heir = self
         old.mask = 0
         old._admit = _admit_nobody
         old._release_source()
@@ -188,7 +191,11 @@ class Connection:
         if self.closed:
             return
         if self.tls is not None:
-            data = self.tls.encrypt(data)
+            try:
+                data = self.tls.encrypt(data)
+            except OSError as error:  # ssl.SSLError is one: after a goodbye nothing can be said.
+                self.lose(f"TLS: {error}")
+                return
         self._write_raw(data)
         if source is not None and self._backlog is not None and len(self._backlog) > BACKLOG_HIGH_BYTES:
             self._source = source
@@ -292,6 +299,9 @@ class Connection:
             except PeerRefused as refused:
                 self.lose(str(refused))
                 return
+            if self.heir is not None:  # Another protocol was negotiated: the peer's first bytes are its own.
+                self.heir._receive_tls(tls, b"")
+                return
             self.on_secure()
             self.wake(outcome.Value(None))
             self._receive_tls(tls, b"")  # What came with the end of the handshake.
@@ -314,6 +324,8 @@ class Connection:
         if self.closed:
             raise ConnectionLost("closed in the TLS handshake")
         await self.park()
+        if self.heir is not None:
+            return
         if self.closed:  # After it was ready, and before this task had its turn.
             raise ConnectionLost("closed right after the TLS handshake")
 

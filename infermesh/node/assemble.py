@@ -7,8 +7,9 @@ nursery, `stop` ends them in good order: no new connection, then what runs may f
 from __future__ import annotations
 
 import random
+import ssl
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -24,8 +25,10 @@ from infermesh.core.model.targets import RoutingView
 from infermesh.core.routing.admission import Admission
 from infermesh.core.routing.budget import HedgeBudget, RetryBudget
 from infermesh.core.routing.router import Router
+from infermesh.net.asker import Request, SlowCall
 from infermesh.net.connection import Connection
-from infermesh.net.http1 import Request, ServerConnection, ServerLimits, SlowCall, StreamedResponse
+from infermesh.net.http1 import ServerConnection, StreamedResponse
+from infermesh.net.http2 import Http2ServerConnection
 from infermesh.net.listener import Listener, listen
 from infermesh.net.pool import PoolLimits
 from infermesh.net.reactor import Reactor
@@ -34,11 +37,13 @@ from infermesh.net.tls import TlsEpoch
 from infermesh.node.admin_sources import NodeSources
 from infermesh.node.config import NodeConfig
 from infermesh.node.config_cores import admission_config, routing_config
+from infermesh.node.data_ports import PortMakers
 from infermesh.node.holdings import Holdings
 from infermesh.node.identity import Identity
 from infermesh.node.peer_reports import PeerReports
 from infermesh.node.runtimes import Runtimes
 from infermesh.node.telemetry import Telemetry
+from infermesh.node.websocket_rules import websocket_rules
 from infermesh.planes.control.admin_server import serve_admin
 from infermesh.planes.control.loop import ControlLoop, NodeHeard
 from infermesh.planes.data.busy import Busy
@@ -49,14 +54,13 @@ from infermesh.planes.data.handshake_faults import handshake_fault
 from infermesh.planes.data.identity import RequestNames
 from infermesh.planes.data.local import LocalPlane
 from infermesh.planes.data.pools import Pools
-from infermesh.planes.data.ports import ClientPort, MeshPort, answer_no_runtime
+from infermesh.planes.data.ports import ClientPort, MeshPort
 from infermesh.planes.data.router_host import RouterHost
 from infermesh.planes.signal.liveness import LivenessTiming
 from infermesh.planes.signal.mesh_dialer import DialTiming, MeshDialer
 from infermesh.planes.signal.publisher import PING_PATH, SUBSCRIBE_PATH, Publisher, PublisherConfig
 from infermesh.planes.signal.subscriber import SubscriberConfig, run_subscriber
 from wire.http1 import encode_response_head
-from wire.limits import HTTP1_HEAD_BYTES_MAX
 
 # Streams that run when the node is told to stop may go on for so long.
 STOP_GRACE_S: Final = 30.0
@@ -89,10 +93,18 @@ class NodeAddresses:
 class Node:
     """One meshd. `identity` None: a router without peers needs none."""
 
-    def __init__(self, config: NodeConfig, identity: Identity | None, rng: random.Random) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        identity: Identity | None,
+        rng: random.Random,
+        *,
+        client_tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._config = config
         self._rng = rng
         self._me: NodeId = config.node.id
+        self._client_tls = client_tls
         self._epoch = TlsEpoch(identity) if identity is not None else None
         self._stopping = trio.Event()
         self._busy = Busy()
@@ -121,6 +133,7 @@ class Node:
             rng=rng,
             log=self._log,
         )
+        self._ports = PortMakers(config, self._reactor, self._timers, self.telemetry.metrics, self._log)
         names = RequestNames(rng, config.tracing.sample_ratio)
         self.router = Router(routing_config(config), rng)
         self.frontend = self._make_frontend(names) if config.routes else None
@@ -191,6 +204,11 @@ class Node:
         self.sources.stopping = True
         for listener in listeners:
             listener.close()
+        if self.frontend is not None:
+            self.frontend.websockets.stop()
+        for each in self._reactor.served():
+            if isinstance(each, Http2ServerConnection):
+                each.wind_down()
         with trio.move_on_after(STOP_GRACE_S):
             await self._busy.wait_idle()
             while self._unsent_bytes():  # noqa: ASYNC110 - the last answers are made, and it is the kernel that takes them.
@@ -236,6 +254,7 @@ class Node:
             busy=self._busy,
             attempts_max=config.retry.attempts_max,
             slo_s=config.routing.ttft_slo_ms / 1e3,
+            websockets=websocket_rules(config),
         )
 
     def _make_local(self, names: RequestNames) -> LocalPlane:
@@ -254,14 +273,7 @@ class Node:
     def _client_listener(self) -> Listener:
         section = self._config.client
         assert self.frontend is not None
-        port = ClientPort(
-            self._reactor,
-            self._timers,
-            _server_limits(self._config),
-            self.frontend.answer,
-            metrics=self.telemetry.metrics,
-            log=self._log,
-        )
+        port = self._ports.client(self.frontend, None, self._client_tls)
         sock = listen(section.listen.host, section.listen.port)
         return Listener(
             sock,
@@ -273,17 +285,11 @@ class Node:
 
     def _mesh_listener(self) -> Listener:
         section = self._config.mesh
-        port = MeshPort(
-            self._reactor,
-            self._timers,
-            # Its heads are a client's and what a router adds, so the wire's own limit is theirs.
-            replace(_server_limits(self._config), head_bytes_max=HTTP1_HEAD_BYTES_MAX),
+        port = self._ports.mesh(
+            self._local,
+            None,
             epoch=self._tls,
-            handshake_timeout_s=section.handshake_timeout_s,
             answers={PING_PATH.encode(): _answer_ping, SUBSCRIBE_PATH.encode(): self._answer_subscribe},
-            otherwise=self._local.answer if self._local is not None else answer_no_runtime,
-            metrics=self.telemetry.metrics,
-            log=self._log,
         )
         sock = listen(section.listen.host, section.listen.port)
         return Listener(
@@ -391,18 +397,6 @@ def _pool_limits(config: NodeConfig) -> PoolLimits:
         idle_max=section.pool_idle_max,
         idle_timeout_s=section.pool_idle_timeout_s,
         connect_timeout_s=section.connect_timeout_s,
-    )
-
-
-def _server_limits(config: NodeConfig) -> ServerLimits:
-    section = config.client
-    return ServerLimits(
-        head_bytes_max=section.head_bytes_max,
-        body_bytes_max=section.body_bytes_max,
-        head_timeout_s=section.head_timeout_s,
-        body_timeout_s=section.body_timeout_s,
-        idle_timeout_s=section.idle_timeout_s,
-        send_timeout_s=section.send_timeout_s,
     )
 
 

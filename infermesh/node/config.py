@@ -20,6 +20,7 @@ from infermesh.node.config_source import ConfigError, Settings, read_settings
 __all__ = ["ConfigError", "NodeConfig", "load_config"]
 
 _TRUST_FILES = {"ca_file": "ca.pem", "certificate_file": "node.pem", "key_file": "node.key"}
+_CLIENT_FILES = ("certificate_file", "key_file")
 
 
 def load_config(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> NodeConfig:
@@ -41,9 +42,12 @@ def _assemble(settings: Settings) -> NodeConfig:
     tables = {name: tuple(kind(**entry) for entry in settings.tables[name]) for name, kind in TABLES.items()}
     config = NodeConfig(**sections, **tables, origins=settings.origins)  # type: ignore[arg-type]
     data_dir = settings.folder / config.node.data_dir
+    named = {key for key in _CLIENT_FILES if getattr(config.client, key) != Path()}
     trust = {key: data_dir / name for key, name in _TRUST_FILES.items() if getattr(config.trust, key) == Path()}
+    client = {key: settings.folder / getattr(config.client, key) for key in named}
     return msgspec.structs.replace(
         config,
         node=msgspec.structs.replace(config.node, data_dir=data_dir),
         trust=msgspec.structs.replace(config.trust, **trust),
+        client=msgspec.structs.replace(config.client, **client),
     )

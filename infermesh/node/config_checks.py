@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from itertools import combinations
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from infermesh.core.model.nodes import Address
@@ -17,6 +18,7 @@ def find_conflicts(config: NodeConfig) -> list[str]:
     return [
         *_identity(config),
         *_listeners(config),
+        *_client_tls(config),
         *_peers(config),
         *_runtimes(config),
         *_orders(config),
@@ -41,6 +43,19 @@ def _listeners(config: NodeConfig) -> Iterator[str]:
             yield (
                 f"{_said(config, one, first)} and {_said(config, other, second)} are the same port; give each its own"
             )
+
+
+def _client_tls(config: NodeConfig) -> Iterator[str]:
+    section = config.client
+    given = [key for key in ("certificate_file", "key_file") if getattr(section, key) != Path()]
+    if len(given) == 1:
+        missing = "key_file" if given == ["certificate_file"] else "certificate_file"
+        yield f"{_said(config, f'client.{given[0]}', getattr(section, given[0]))} needs client.{missing} beside it"
+    if section.plaintext and not given:
+        yield (
+            f"{_said(config, 'client.plaintext', section.plaintext)} says nothing without client.certificate_file: "
+            "a port without a certificate takes plain text only; leave it out"
+        )
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -64,6 +64,15 @@ def _model_fault(text: str) -> str:
     return ""
 
 
+def _origin_fault(text: str) -> str:
+    if text == "*":
+        return ""
+    scheme, _, host = text.partition("://")
+    if scheme not in ("http", "https") or not host or any(mark in host for mark in "/?#@ ") or not text.isascii():
+        return f"{text[:40]!r} is no origin; allowed: https://host or https://host:port, without a path, or *"
+    return ""
+
+
 def _zone_fault(text: str) -> str:
     return "" if len(text) <= 64 and text.isprintable() else "is longer than 64 characters or not printable"
 
@@ -90,9 +99,17 @@ class NodeSection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientSection(msgspec.Struct, frozen=True, kw_only=True):
-    listen: Annotated[Address, Key(doc="Where clients connect (HTTP/1.1).", unit="host:port", port_zero=True)] = (
-        Address("127.0.0.1", 8080)
-    )
+    listen: Annotated[
+        Address,
+        Key(doc="Where clients connect (HTTP/1.1, HTTP/2, gRPC, WebSocket).", unit="host:port", port_zero=True),
+    ] = Address("127.0.0.1", 8080)
+    certificate_file: Annotated[
+        Path, Key(doc="Certificate chain for TLS on this port; with it comes client.key_file.", empty=True)
+    ] = Path()
+    key_file: Annotated[Path, Key(doc="Private key of client.certificate_file.", empty=True)] = Path()
+    plaintext: Annotated[
+        bool, Key(doc="Serve clients without TLS on the same port as well, where there is a certificate.")
+    ] = False
     head_bytes_max: Annotated[
         int, Key(doc="Largest request head; beyond it 431.", unit="bytes", low=1024, high=HTTP1_HEAD_BYTES_MAX)
     ] = HTTP1_HEAD_BYTES_MAX
@@ -106,6 +123,22 @@ class ClientSection(msgspec.Struct, frozen=True, kw_only=True):
     body_timeout_s: Annotated[float, _seconds("For a request body, longer for a large one.")] = 30.0
     idle_timeout_s: Annotated[float, _seconds("A kept-alive connection without a request.")] = 75.0
     send_timeout_s: Annotated[float, _seconds("A client that takes no byte of its answer.")] = 30.0
+
+
+class WebSocketSection(msgspec.Struct, frozen=True, kw_only=True):
+    connections_max: Annotated[
+        int, Key(doc="Open inference WebSockets; further ones are closed with 1013.", low=1, high=1_000_000)
+    ] = 4096
+    origins: Annotated[
+        tuple[str, ...],
+        Key(
+            doc='Pages that may open one besides those of the same host, such as "https://chat.example"; "*": any.',
+            fault=_origin_fault,
+        ),
+    ] = ()
+    ping_interval_s: Annotated[float, _seconds("Of silence, after which a client is asked whether it lives.")] = 20.0
+    ping_timeout_s: Annotated[float, _seconds("For its answer; a client that gives none is cut off.")] = 20.0
+    deflate: Annotated[bool, Key(doc="Agree to permessage-deflate with clients that offer it.")] = True
 
 
 class MeshSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,6 +327,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     node: NodeSection
     client: ClientSection
+    websocket: WebSocketSection
     mesh: MeshSection
     admin: AdminSection
     trust: TrustSection
@@ -328,6 +362,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "node": NodeSection,
     "client": ClientSection,
+    "websocket": WebSocketSection,
     "mesh": MeshSection,
     "admin": AdminSection,
     "trust": TrustSection,

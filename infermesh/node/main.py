@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import ssl
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ import trio
 from infermesh import __version__
 from infermesh.net.listener import ListenFailed
 from infermesh.node.assemble import Node, seeded_rng
+from infermesh.node.client_tls import load_client_tls
 from infermesh.node.config import ConfigError, NodeConfig, load_config
 from infermesh.node.identity import Identity, IdentityError, load_identity
 from infermesh.observe.logs import configure_logs, flush_logs, get_logger, keep_logs_flowing
@@ -44,13 +46,14 @@ def main(config_file: Path | None, settings: tuple[str, ...], *, check: bool) ->
     try:
         config = load_config(config_file, os.environ, dict(map(_split_setting, settings)))
         identity = load_identity(config.trust, config.node.id, time.time()) if config.meshed else None
+        client_tls = load_client_tls(config.client) if config.routes else None
     except (ConfigError, IdentityError) as error:
         _refuse(str(error))
     if check:
         click.echo(f"meshd: node {config.node.id} is well configured", err=True)
         return
     configure_logs(config.node.id, config.logs.level)
-    sys.exit(_serve(config, identity))
+    sys.exit(_serve(config, identity, client_tls))
 
 
 def _split_setting(setting: str) -> tuple[str, str]:
@@ -60,14 +63,14 @@ def _split_setting(setting: str) -> tuple[str, str]:
     return key, value
 
 
-def _serve(config: NodeConfig, identity: Identity | None) -> int:
+def _serve(config: NodeConfig, identity: Identity | None, client_tls: ssl.SSLContext | None) -> int:
     # What exists now lives as long as the process: the collector need not look at it again. Requests make little
     # that is cyclic, so a young collection every 50,000 objects is enough.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     try:
-        trio.run(_run, config, identity)
+        trio.run(_run, config, identity, client_tls)
     except ListenFailed as error:
         click.echo(f"meshd: {error}; change its listen key in the config, or stop what uses it", err=True)
         return 1
@@ -79,8 +82,8 @@ def _serve(config: NodeConfig, identity: Identity | None) -> int:
     return 0
 
 
-async def _run(config: NodeConfig, identity: Identity | None) -> None:
-    node = Node(config, identity, seeded_rng())
+async def _run(config: NodeConfig, identity: Identity | None, client_tls: ssl.SSLContext | None) -> None:
+    node = Node(config, identity, seeded_rng(), client_tls=client_tls)
     refused: ListenFailed | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keep_logs_flowing)

@@ -37,7 +37,8 @@ SHAKING_HANDS = (
     "await connection.handshake(TlsSession(self._secure.wrap), deadline, self._secure.admit)"
 )
 SHAKING_HANDS_ON_ACCEPT = (
-    "planes/data/ports.py: MeshPort._handshake: await connection.handshake(TlsSession(epoch.accept), deadline, admit)"
+    "planes/data/ports.py: _Port._handshake: "
+    "await connection.handshake(tls, trio.current_time() + parts.handshake_timeout_s, admit)"
 )
 PARK = "net/connection.py: Connection.park: await wait_task_rescheduled(abort)"
 HANDSHAKE = "net/connection.py: Connection.handshake: await self.park()"
@@ -47,8 +48,8 @@ TASK = (
     "planes/data/serving.py: serve_connection: await speaker.serve()",
     "net/listener.py: Listener._serve_one: await self._serve(sock)",
 )
-CLIENT_TASK = (*TASK, "planes/data/ports.py: ClientPort.serve: await serve_connection(connection, self._log)")
-MESH_TASK = (*TASK, "planes/data/ports.py: MeshPort.serve: await serve_connection(connection, self._log)")
+CLIENT_TASK = (*TASK, "planes/data/ports.py: ClientPort.serve: await serve_connection(connection, self._parts.log)")
+MESH_TASK = (*TASK, "planes/data/ports.py: MeshPort.serve: await serve_connection(connection, self._parts.log)")
 OPENING = (
     *CLIENT_TASK,
     CALL,
@@ -69,6 +70,14 @@ WAITING_AT_NODE = (PARK, SERVE, *MESH_TASK)
 RUNNING = "node/assemble.py: Node.run: async with trio.open_nursery()"
 
 ELSEWHERE = {
+    "planes/data/ports.py: ClientPort.serve: await self._accept(sock)": "tests/planes/data/test_ports.py",
+    "planes/data/ports.py: ClientPort._accept: await _begins_with_tls(sock)": "tests/planes/data/test_ports.py",
+    "planes/data/ports.py: ClientPort._accept: await self._handshake(connection, tls, _admit_anybody)": (
+        "tests/planes/data/test_ports.py"
+    ),
+    "planes/data/ports.py: _begins_with_tls: await trio.lowlevel.wait_readable(sock)": (
+        "tests/planes/data/test_ports.py"
+    ),
     "node/assemble.py: Node.run: await nursery.start(self._runtimes.run)": "before any request",
     "node/assemble.py: Node.run: "
     "await nursery.start(partial(serve_admin, config.admin.listen, self.sources, self.telemetry.log))": (

@@ -45,7 +45,7 @@ def headers(count: int) -> bytes:
 MALFORMED = (
     Bad("no HTTP at all", b"\x00\x01\x02 hello\r\n\r\n", 400, "malformed"),
     Bad("HTTP/0.9", b"GET /v1/models\r\n\r\n", 400, "malformed"),
-    Bad("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "malformed"),
+    Bad("another preface than HTTP/2's", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", 400, "malformed"),
     Bad("lines without CR", b"GET /v1/models HTTP/1.1\nhost: mesh\n\n", 400, "malformed"),
     Bad("a bare CR", b"GET /v1/models HTTP/1.1\r\nhost: me\rsh\r\n\r\n", 400, "malformed"),
     Bad("a zero byte", b"GET /v1/models HTTP/1.1\r\nhost: mesh\r\nx: a\x00b\r\n\r\n", 400, "malformed"),

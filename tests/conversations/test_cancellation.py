@@ -160,7 +160,7 @@ ROWS = (
         name="shaking hands on accept",
         at=(
             "net/listener.py: Listener._serve_one: await self._serve(sock)",
-            "planes/data/ports.py: MeshPort.serve: await self._handshake(connection)",
+            "planes/data/ports.py: MeshPort.serve: await self._handshake(connection, tls, admit)",
             SHAKING_HANDS_ON_ACCEPT,
             HANDSHAKE,
             PARK,

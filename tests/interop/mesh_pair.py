@@ -52,23 +52,25 @@ dead_after_s = 10.0
 [admission]
 overcommit = 3.0
 """
-RUNTIME = """
-[[runtimes]]
-kind = "vllm"
-url = "{url}"
-slots = {slots}
-"""
+
+
+def runtime_entry(kind: str, url: str, slots: int, **keys: object) -> str:
+    """One `[[runtimes]]` entry, with further keys as they are written in JSON."""
+    lines = [f'[[runtimes]]\nkind = "{kind}"\nurl = "{url}"\nslots = {slots}']
+    lines += [f"{name} = {json.dumps(value)}" for name, value in keys.items()]
+    return "\n" + "\n".join(lines) + "\n"
 
 
 class MeshPair:
-    def __init__(self, folder: Path, runtime_url: str, slots: int) -> None:
+    """`runtime` is what the GPU node's config says of its runtime, as `runtime_entry` writes it."""
+
+    def __init__(self, folder: Path, runtime: str) -> None:
         self._folder = folder
         ports = free_ports(6)
         self.client_port, router_mesh, self.admin_port = ports[:3]
         gpu_client, self._gpu_mesh, gpu_admin = ports[3:]
         self._processes: list[subprocess.Popen[bytes]] = []
         self.mesh("init", "--dir", str(folder), "--domain", DOMAIN, "--node", ROUTER, "--node", GPU_NODE)
-        runtime = RUNTIME.format(url=runtime_url, slots=slots)
         peer = PEER.format(node=GPU_NODE, mesh=self._gpu_mesh, role="gpu")
         self._configs = (
             self._write(GPU_NODE, "gpu", (gpu_client, self._gpu_mesh, gpu_admin), runtime),
@@ -131,12 +133,17 @@ class MeshPair:
 
     def model_row(self, model: str) -> dict[str, Any] | None:
         """The model's row under the GPU node in `mesh nodes --json`; None while it is not there."""
+        return self.model_rows().get(model)
+
+    def model_rows(self) -> dict[str, dict[str, Any]]:
+        """All rows under the GPU node, by model."""
         shown = json.loads(self.mesh("nodes", "--admin", f"http://127.0.0.1:{self.admin_port}", "--json"))
-        for node in shown["nodes"]:
-            for row in node.get("models", ()):
-                if node["node"] == GPU_NODE and row["model"] == model:
-                    return {"node_state": node["state"], "emulated": node["emulated"], **row}
-        return None
+        return {
+            row["model"]: {"node_state": node["state"], "emulated": node["emulated"], **row}
+            for node in shown["nodes"]
+            if node["node"] == GPU_NODE
+            for row in node.get("models", ())
+        }
 
     def _write(self, node: str, role: str, ports: tuple[int, int, int], rest: str) -> Path:
         config = self._folder / f"{node}.toml"

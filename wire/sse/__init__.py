@@ -1,7 +1,8 @@
 """Server-sent events (WHATWG HTML, section 9.2) as far as a relay needs them: count, find usage, end in error.
 
 Not a parser of events: bodies pass through as bytes, and a relay that decoded each token would cost more than
-the token. What is read here is found by plain searches whose cost is stated.
+the token. What is read here is found by plain searches whose cost is stated. `split` takes a stream apart for those
+who must frame it anew.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["DONE_EVENT", "count_events", "encode_event", "usage_tokens"]
+from wire.sse.split import EventSplitter
+
+__all__ = ["DONE_EVENT", "EventSplitter", "count_events", "encode_event", "usage_tokens"]
 
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 _PROMPT: Final = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,9})')

@@ -298,9 +298,20 @@ class ServerConnection(Connection):
             self._state = _State.HELD
             self.hand_over(self._advance_later)
         except RemoteProtocolError as error:
-            self.refuse(Refusal(error.status_hint, _reason_of(error), str(error)))
+            refusal = Refusal(error.status_hint, _reason_of(error), str(error))
+            if self._is_foreign():
+                self._refuse(refusal)
+                self._linger()
+            else:
+                self.refuse(refusal)
         finally:
             self._advancing = False
+
+    def _is_foreign(self) -> bool:
+        """On a port that speaks HTTP/2 as well, something that begins as neither does: nobody is there to read an
+        answer of HTTP/1.1's (RFC 9112 section 2.2), and HTTP/2 has none for it (RFC 9113 section 3.4)."""
+        line, whole, _ = self._buffer.lstrip(b"\r\n").partition(b"\n")
+        return self._on_preface is not None and not self.requests and bool(whole) and b"HTTP/" not in line
 
     async def _advance_later(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -6,6 +6,7 @@ Here a request is recognised and its facts are read; what then happens to it is 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
@@ -19,6 +20,7 @@ from infermesh.core.model.targets import EMPTY_VIEW, RoutingView
 from infermesh.core.routing.capacity import fleet_slots
 from infermesh.core.routing.prefix import blocks_of
 from infermesh.net.asker import Asker, Request
+from infermesh.net.http1 import ServerConnection
 from infermesh.planes.data import kserve
 from infermesh.planes.data.busy import Busy
 from infermesh.planes.data.errors import JSON_TYPE, RequestRefused
@@ -32,6 +34,8 @@ from infermesh.planes.data.peek import model_facts, read_facts, read_hints
 from infermesh.planes.data.record import RequestRecord
 from infermesh.planes.data.router_host import RequestContext, RouterHost
 from infermesh.planes.data.run import RunLimits
+from infermesh.planes.data.sender import RequestSender
+from infermesh.planes.data.websockets import WebSocketRules, WebSockets
 from infermesh.planes.data.writer import AnswerWriter
 from wire.http1 import RequestHead
 
@@ -43,6 +47,8 @@ _INFERENCE: Final = {
 }
 _MODELS: Final = b"/v1/models"
 _NAMES_SHOWN_MAX: Final = 8
+_ROUTE_CHARS_MAX: Final = 128  # A call's path is its client's to choose.
+_WEBSOCKETS: Final = WebSocketRules()
 _SLOTS_UNKNOWN: Final = 256  # vLLM's default of max_num_seqs, for a runtime that does not say.
 
 
@@ -57,6 +63,7 @@ class Frontend:
         busy: Busy,
         attempts_max: int,
         slo_s: float = 0.0,
+        websockets: WebSocketRules = _WEBSOCKETS,
     ) -> None:
         """`slo_s`: time to first byte of requests that state no deadline; 0: they have none."""
         self.host = host
@@ -70,6 +77,7 @@ class Frontend:
         self._default_deadline_s = slo_s or math.inf
         self._view = EMPTY_VIEW
         self._slots: dict[ModelName, int] = {}
+        self.websockets = WebSockets(self, websockets, host.timers, partial(host.ledger.bad_request, PORT))
 
     @property
     def view(self) -> RoutingView:
@@ -100,9 +108,10 @@ class Frontend:
             asker.keep_alive = False
         route = _INFERENCE.get(path)
         if route is not None:
-            if head.method != b"POST":
+            if head.method == b"POST":
+                self._infer(asker, writer, request, route)
+            elif not (isinstance(asker, ServerConnection) and self.websockets.upgrade(asker, request)):
                 raise self._not_allowed(head.method, route, "POST")
-            self._infer(asker, writer, request, route)
         elif path == _MODELS or path.startswith(b"/v1/models/"):
             if head.method not in (b"GET", b"HEAD"):
                 raise self._not_allowed(head.method, path.decode("latin-1"), "GET, HEAD")
@@ -182,7 +191,29 @@ class Frontend:
             raise self._unknown_model(facts.model)
         return facts
 
+    def call(
+        self, asker: Asker, writer: AnswerWriter, request: Request, model: ModelName, *, sender: RequestSender
+    ) -> Inference:
+        """An inference, not begun yet, whose request may still be coming. Raises RequestRefused."""
+        name = self._names.name(request.head)
+        self._refuse_loop(request)
+        try:
+            hints = read_hints(request.head, self._default_deadline_s)
+        except RequestRefused as refused:
+            raise self.bad_request("other", refused) from refused
+        facts = model_facts(model, hints, request.received_at, stream=not sender.complete)
+        if model not in self._view.eligible:
+            raise self._unknown_model(model)
+        route = request.head.path.decode("latin-1")[:_ROUTE_CHARS_MAX]
+        record = _record_of(name, route, request, facts)
+        return Inference(self, asker, writer, RequestContext(request, facts, record, name, sender))
+
     # --- refusals ---
+
+    def bad_request(self, reason: str, refused: RequestRefused) -> RequestRefused:
+        """`refused`, counted."""
+        self._ledger.bad_request(PORT, reason)
+        return refused
 
     def _refuse_loop(self, request: Request) -> None:
         """A request that this node has sent on comes back to it when a runtime's url leads to a router."""

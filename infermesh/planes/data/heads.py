@@ -14,12 +14,14 @@ from wire.http1 import (
     CHUNKED,
     HOP_BY_HOP,
     UNTIL_CLOSE,
+    Field,
     RequestHead,
     ResponseHead,
     encode_relayed_head,
     encode_request_head,
     forwardable,
 )
+from wire.http1.fields import connection_options
 
 # Largest count in a hint: a number that no float holds would break the arithmetic of every choice after it.
 _COUNT_MAX: Final = (1 << 31) - 1
@@ -44,6 +46,7 @@ _REQUEST_DROPS: Final = HOP_BY_HOP | frozenset(
         b"x-infermesh-attempt",
     }
 )
+_GRPC_DROPS: Final = _REQUEST_DROPS | {b"host", b"grpc-timeout"}
 _RESPONSE_DROPS: Final = HOP_BY_HOP | frozenset(
     {b"x-infermesh-load", b"x-infermesh-request-id", b"x-infermesh-node", b"x-infermesh-attempts"}
 )
@@ -58,6 +61,24 @@ def upstream_request(head: RequestHead, body: bytes, added: Sequence[bytes]) -> 
     if body or head.framing:
         lines.append(b"content-length: %d" % len(body))
     return encode_request_head(head.method, head.target, lines) + body
+
+
+def upstream_fields(head: RequestHead, added: Sequence[bytes]) -> list[Field]:
+    """A gRPC request as it goes on over HTTP/2. Its deadline is written anew: time has passed."""
+    listed = [value for name, value in head.fields if name == b"connection"]
+    drops = _GRPC_DROPS | connection_options(listed) if listed else _GRPC_DROPS
+    fields = [
+        (b":method", head.method),
+        (b":scheme", b"http"),
+        (b":path", head.target),
+        (b":authority", head.host),
+        (b"te", b"trailers"),
+    ]
+    fields += [field for field in head.fields if field[0] not in drops]
+    for line in added:
+        name, _, value = line.partition(b": ")
+        fields.append((name, value))
+    return fields
 
 
 def client_response(head: ResponseHead, added: Sequence[bytes], *, http_minor: int, keep_alive: bool) -> bytes:
@@ -75,6 +96,19 @@ def client_response(head: ResponseHead, added: Sequence[bytes], *, http_minor: i
     if not keep_alive:
         lines.append(b"connection: close")
     return encode_relayed_head(head.status, head.reason, lines)
+
+
+def client_fields(head: ResponseHead, added: Sequence[bytes]) -> list[Field]:
+    """The same for a client over HTTP/2, without a word on framing, which is the stream's."""
+    listed = [value for name, value in head.fields if name == b"connection"]
+    drops = _RESPONSE_DROPS | connection_options(listed) if listed else _RESPONSE_DROPS
+    fields = [field for field in head.fields if field[0] not in drops]
+    for line in added:
+        name, _, value = line.partition(b": ")
+        fields.append((name, value))
+    if head.status in (429, 503) and head.value(b"retry-after") is None:
+        fields.append((b"retry-after", b"1"))
+    return fields
 
 
 def interim_response(head: ResponseHead) -> bytes:

@@ -163,6 +163,7 @@ class Inference:
             first_byte_by=min(facts.deadline, now + parts.limits.head_timeout_s),
             limits=parts.limits,
             context=self._context,
+            sender=self._context.sender,
         )
         self._run.start()
 
@@ -202,6 +203,7 @@ class Inference:
         self._context.on_run_end = nobody_waits
         if self._asker.work is self:
             self._asker.work = None
+        self._context.sender.release()
         self._parts.host.ledger.ended(self._context.record, self._parts.host.timers.now())
         self._parts.busy.leave()
         ticket, self._ticket = self._ticket, 0

@@ -144,6 +144,7 @@ class LocalPlane:
             writer=writer,
             limits=self._limits,
             context=_LocalContext(request, destination, name, sender=sender, writer=writer),
+            sender=sender,
         )
         self._busy.enter()
         self._inflight[key] = self._inflight.get(key, 0) + 1
@@ -154,6 +155,7 @@ class LocalPlane:
     def on_run_end(self, run: Run) -> None:
         context = _context(run)
         self._inflight[context.destination.key] -= 1
+        context.sender.release()
         self._busy.leave()
         if context.name.sampled:
             self._trace(run, context)

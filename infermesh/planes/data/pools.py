@@ -15,10 +15,11 @@ import trio
 from infermesh.core.model.names import NodeId, TargetKey
 from infermesh.core.model.nodes import NodeState
 from infermesh.core.model.targets import RoutingView, Target
+from infermesh.net.http2.pool import Http2Pool
 from infermesh.net.pool import PoolLimits, UpstreamPool
 from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
-from infermesh.net.tls import HTTP1_ALPN, PeerRefused, TlsEpoch, admit_peer
+from infermesh.net.tls import HTTP1_ALPN, HTTP2_ALPN, PeerRefused, TlsEpoch, admit_peer
 from infermesh.net.tls_session import TlsSession
 
 
@@ -76,7 +77,8 @@ class Pools:
         self._on_handshake_failed = on_handshake_failed
         self._peers: dict[NodeId, UpstreamPool] = {}
         self._runtimes: dict[TargetKey, UpstreamPool] = {}
-        self.grpc_address: dict[TargetKey, tuple[str, int]] = {}  # Of runtimes of this node, HTTP/2 in plain text.
+        self._grpc_peers: dict[NodeId, Http2Pool] = {}
+        self._grpc_runtimes: dict[TargetKey, Http2Pool] = {}
         self._states: dict[NodeId, NodeState] = {}
 
     def add_runtime(
@@ -84,7 +86,9 @@ class Pools:
     ) -> UpstreamPool:
         """A runtime on this node, spoken to in plain HTTP/1.1; `grpc_address` is where it speaks gRPC, if it does."""
         if grpc_address is not None:
-            self.grpc_address[key] = grpc_address
+            # One runtime serves many models; its connections are shared by all of them.
+            same = next((pool for pool in self._grpc_runtimes.values() if pool.address == grpc_address), None)
+            self._grpc_runtimes[key] = same or Http2Pool(grpc_address, self._reactor, self._timers, limits=self._limits)
         pool = UpstreamPool(address, self._reactor, self._timers, limits=self._limits)
         self._runtimes[key] = pool
         return pool
@@ -96,17 +100,29 @@ class Pools:
     def runtime(self, key: TargetKey) -> UpstreamPool | None:
         return self._runtimes.get(key)
 
+    def grpc_to(self, target: Target) -> Http2Pool | None:
+        """What leads to a target for calls over HTTP/2."""
+        return self._grpc_runtimes.get(target.key) or self._grpc_peers.get(target.node)
+
+    def grpc_runtime(self, key: TargetKey) -> Http2Pool | None:
+        return self._grpc_runtimes.get(key)
+
     def install(self, view: RoutingView) -> None:
         for node, record in view.nodes.items():
             if record.mesh_address is None or self._epoch is None:
                 continue
             if node not in self._peers:
-                self._peers[node] = self._peer_pool(node, (record.mesh_address.host, record.mesh_address.port))
+                address = (record.mesh_address.host, record.mesh_address.port)
+                self._peers[node] = self._peer_pool(node, address)
+                self._grpc_peers[node] = self._grpc_pool(node, address)
             if record.state is NodeState.DEAD and self._states.get(node) is not NodeState.DEAD:
-                self._peers[node].doubt(f"the node is held for dead: {record.reason}")
+                why = f"the node is held for dead: {record.reason}"
+                self._peers[node].doubt(why)
+                self._grpc_peers[node].doubt(why)
             self._states[node] = record.state
         for node in [node for node in self._peers if node not in view.nodes]:
             self._peers.pop(node).close()
+            self._grpc_peers.pop(node).close()
             self._states.pop(node, None)
 
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -118,8 +134,15 @@ class Pools:
     def close(self) -> None:
         for pool in [*self._peers.values(), *self._runtimes.values()]:
             pool.close()
+        for calls in [*self._grpc_peers.values(), *self._grpc_runtimes.values()]:
+            calls.close()
 
     def _peer_pool(self, node: NodeId, address: tuple[str, int]) -> UpstreamPool:
         assert self._epoch is not None
         secure = PeerTls(node, self._epoch, self._on_handshake_failed)
         return UpstreamPool(address, self._reactor, self._timers, limits=self._limits, secure=secure)
+
+    def _grpc_pool(self, node: NodeId, address: tuple[str, int]) -> Http2Pool:
+        assert self._epoch is not None
+        secure = PeerTls(node, self._epoch, self._on_handshake_failed, alpn=HTTP2_ALPN)
+        return Http2Pool(address, self._reactor, self._timers, limits=self._limits, secure=secure)

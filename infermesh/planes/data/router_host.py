@@ -122,7 +122,7 @@ class RouterHost:
     def may_hedge(self, run: Run) -> bool:
         """Within the budget, and onto a node that is not as loaded as the first."""
         context = _context(run)
-        if not context.sender.repeatable:
+        if not (context.sender.repeatable and context.sender.complete):
             return False
         model = context.facts.model
         backup = run.race.next_target

@@ -29,6 +29,7 @@ from infermesh.net.asker import Asker
 from infermesh.net.connection import ConnectionLost
 from infermesh.net.pool import ConnectFailed
 from infermesh.net.timers import Entry, Timers
+from infermesh.planes.data.sender import HTTP1_OUT, RequestSender
 from infermesh.planes.data.upstream import Upstream, UpstreamSource
 from infermesh.planes.data.writer import AnswerWriter
 from wire.http1 import ResponseHead
@@ -165,6 +166,7 @@ class Run:
         "_limits",
         "_pending",
         "_progress_mark",
+        "_sender",
         "_stall_reason",
         "_writer",
         "asker",
@@ -195,10 +197,12 @@ class Run:
         first_byte_by: float,
         limits: RunLimits,
         context: object,
+        sender: RequestSender = HTTP1_OUT,
     ) -> None:
         self._host = host
         self._limits = limits
         self._writer = writer
+        self._sender = sender
         self.asker = asker
         self.context = context  # The host's: what it needs to know of this request.
         self.race: Race[Destination] = Race(destinations, hedge_after_s)
@@ -298,7 +302,8 @@ class Run:
             up.detach()
             verdict = Verdict.CLIENT_ERROR if status == 429 else Verdict.SERVER_ERROR
             self._fail(attempt, verdict, f"status {status}")
-        elif head.framing != 0 and head.status == 200 and not up.has_body_bytes:
+        elif head.framing != 0 and head.status == 200 and not up.has_body_bytes and self._sender.complete:
+            # (Who has not said all may be waiting for this very head.)
             up.hold()
         else:
             self.on_first_byte(attempt, up, head)
@@ -336,7 +341,7 @@ class Run:
             self._break_off(attempt, up, str(error))
             return
         stale = up.reused and up.tally.bytes_in == 0 and not attempt.stale_retried
-        if stale and self._pending is None:
+        if stale and self._sender.repeatable and self._pending is None:
             # A kept connection that the peer closed while our request was under way says nothing about the
             # peer: once more, on a new one.
             attempt.stale_retried = True

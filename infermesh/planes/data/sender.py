@@ -19,14 +19,21 @@ if TYPE_CHECKING:
 
 class RequestSender(Protocol):
     @property
+    def complete(self) -> bool:
+        """Whether the asker has said all of its request."""
+
+    @property
     def repeatable(self) -> bool:
-        """Whether the whole request, as far as it came, can still be sent to another target."""
+        """Whether the request, as far as it came, can still be sent once more."""
 
     def pool_to(self, pools: Pools, target: Target) -> UpstreamSource | None:
         """What leads to a target of the fleet; None: nothing does."""
 
     def runtime_pool(self, pools: Pools, key: TargetKey) -> UpstreamSource | None:
         """What leads to a runtime of this node; None: nothing does."""
+
+    def release(self) -> None:
+        """The request has ended: nothing of it is needed any more."""
 
     def send(self, request: Request, lines: Sequence[bytes], attempt: Attempt, up: Upstream) -> None:
         """Begin an exchange; `lines` are what this hop adds to the head, `attempt` is told of the answer."""
@@ -36,6 +43,7 @@ class Http1Sender:
     """A whole request, over HTTP/1.1."""
 
     __slots__ = ()
+    complete: Final = True
     repeatable: Final = True
 
     def pool_to(self, pools: Pools, target: Target) -> UpstreamSource | None:
@@ -43,6 +51,9 @@ class Http1Sender:
 
     def runtime_pool(self, pools: Pools, key: TargetKey) -> UpstreamSource | None:
         return pools.runtime(key)
+
+    def release(self) -> None:
+        pass
 
     def send(self, request: Request, lines: Sequence[bytes], attempt: Attempt, up: Upstream) -> None:
         assert isinstance(up, UpstreamConnection)

@@ -6,7 +6,7 @@ its task: what is a peer's doing ends the connection, what is a defect of ours i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from infermesh.net.asker import Asker, Request, SlowCall
 from infermesh.net.connection import ConnectionLost
@@ -17,11 +17,15 @@ from infermesh.planes.data.errors import JSON_TYPE, RequestRefused, error_body
 from wire.http1 import Field, encode_response_head
 
 
-async def serve_connection(connection: ServerConnection, log: Logger) -> None:
-    """The connection's task, also for the protocols that its socket is handed to."""
+async def serve_connection(
+    connection: ServerConnection, log: Logger, *, prepare: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """The connection's task, also for the protocols that its socket is handed to. `prepare`: its TLS handshake."""
     speaker: Successor | None = connection
     try:
         with connection.scope:
+            if prepare is not None:
+                await prepare()
             while speaker is not None:
                 await speaker.serve()
                 speaker = connection.successor if speaker is connection else None

@@ -17,13 +17,26 @@ from wire.sse import encode_event
 _PADDING_BYTES_MAX: Final = 65_536
 
 
+def is_event_stream(head: ResponseHead) -> bool:
+    """Whether an event can be added to the body as text."""
+    content_type = head.value(b"content-type") or b""
+    return content_type.startswith(b"text/event-stream") and not head.value(b"content-encoding")
+
+
+def broken_stream_message(failure: str) -> str:
+    return f"the stream broke off: {failure}; the answer is incomplete, send the request again"
+
+
+def broken_stream_event(failure: str) -> bytes:
+    """The error, after whatever event was under way."""
+    return b"\n\n" + encode_event(error_value(502, "stream_broken", broken_stream_message(failure)))
+
+
 def broken_stream_ending(head: ResponseHead, body: Body | None, failure: str, *, http_minor: int) -> bytes:
     """What to send before closing; b"" where an error event would not be understood. `head`: the runtime's."""
-    content_type = head.value(b"content-type") or b""
-    if head.framing >= 0 or not content_type.startswith(b"text/event-stream") or head.value(b"content-encoding"):
+    if head.framing >= 0 or not is_event_stream(head):
         return b""
-    message = f"the stream broke off: {failure}; the answer is incomplete, send the request again"
-    event = b"\n\n" + encode_event(error_value(502, "stream_broken", message))
+    event = broken_stream_event(failure)
     if not http_minor:
         return event
     chunk = b"%x\r\n%b\r\n" % (len(event), event)

@@ -85,6 +85,11 @@ def test_sizes_in_either_case_with_leading_zeros_and_extensions_are_read() -> No
         b"0\r\nbroken trailer\r\n\r\n",
         b"0\r\n folded: x\r\n\r\n",
         b"0\r\nx : y\r\n\r\n",
+        b"0\r\na b: y\r\n\r\n",  # From here on found by fuzzing: h11 refuses them, and we relay them.
+        b"0\r\n\x9f: y\r\n\r\n",
+        b"0\r\nx: \x01\r\n\r\n",
+        b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"0\r\ncontent-length: 5\r\n\r\n",
         b"0\r\n\n",
     ],
 )

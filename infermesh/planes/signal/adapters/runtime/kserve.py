@@ -192,6 +192,8 @@ class KServeAdapter:
         """By model; empty when there is no page or it cannot be read. Notices a restarted server by the way."""
         started_unix_s, ran_backwards = 0.0, False
         loads: Mapping[ModelName, ModelLoad] = {}
+        if self._was_gone and self._load is not None:
+            self._load.restart()
         if self._load is not None:
             try:
                 await self._load.read(deadline)

@@ -89,6 +89,10 @@ class KServeLoad:
             for name, reading in self._page.models.items()
         }
 
+    def restart(self) -> None:
+        """The server is another one: what its pages said before is not to be compared with."""
+        self._windows.clear()
+
     async def aclose(self) -> None:
         await self._client.aclose()
 

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)wire/proto/infermesh/state/v1/state.proto\x12\x12infermesh.state.v1\"\xb0\x03\n\nModelState\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x15\n\rsource_unix_s\x18\x06 \x01(\x01\x12\x30\n\tlifecycle\x18\x07 \x01(\x0e\x32\x1d.infermesh.state.v1.Lifecycle\x12\x11\n\tqueue_len\x18\x08 \x01(\r\x12\x0f\n\x07running\x18\t \x01(\r\x12\r\n\x05slots\x18\n \x01(\r\x12\x10\n\x08kv_usage\x18\x0b \x01(\x01\x12\x1a\n\x12kv_capacity_tokens\x18\x0c \x01(\x04\x12\x0f\n\x07ttft_ms\x18\r \x01(\x01\x12\x0e\n\x06itl_ms\x18\x0e \x01(\x01\x12\x1b\n\x13prompt_tokens_per_s\x18\x0f \x01(\x01\x12\x1f\n\x17generation_tokens_per_s\x18\x10 \x01(\x01\x12\x17\n\x0fprefix_hit_rate\x18\x11 \x01(\x01\x12\x1a\n\x12\x63ontext_tokens_max\x18\x12 \x01(\r\x12\x0f\n\x07replica\x18\x13 \x01(\r\"\x87\x02\n\x08GpuState\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x15\n\rsource_unix_s\x18\x04 \x01(\x01\x12\x0c\n\x04name\x18\x05 \x01(\t\x12-\n\x06health\x18\x06 \x01(\x0e\x32\x1d.infermesh.state.v1.GpuHealth\x12\x16\n\x0esm_utilization\x18\x07 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x08 \x01(\x04\x12\x1a\n\x12memory_total_bytes\x18\t \x01(\x04\x12\x15\n\rtemperature_c\x18\n \x01(\x01\x12\x0f\n\x07power_w\x18\x0b \x01(\x01\"2\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0bsent_unix_s\x18\x02 \x01(\x01\"\xb3\x01\n\nStateDelta\x12\x35\n\x0bmodel_state\x18\x01 \x01(\x0b\x32\x1e.infermesh.state.v1.ModelStateH\x00\x12\x31\n\tgpu_state\x18\x02 \x01(\x0b\x32\x1c.infermesh.state.v1.GpuStateH\x00\x12\x32\n\theartbeat\x18\x03 \x01(\x0b\x32\x1d.infermesh.state.v1.HeartbeatH\x00\x42\x07\n\x05\x64\x65lta\"\x1c\n\x08StateAck\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x12\n\x10SubscribeRequest\"\r\n\x0bPingRequest\"\x0e\n\x0cPingResponse*\x7f\n\tLifecycle\x12\x19\n\x15LIFECYCLE_UNSPECIFIED\x10\x00\x12\x15\n\x11LIFECYCLE_UNKNOWN\x10\x01\x12\x15\n\x11LIFECYCLE_LOADING\x10\x02\x12\x13\n\x0fLIFECYCLE_READY\x10\x03\x12\x14\n\x10LIFECYCLE_FAILED\x10\x04*\x87\x01\n\tGpuHealth\x12\x1a\n\x16GPU_HEALTH_UNSPECIFIED\x10\x00\x12\x16\n\x12GPU_HEALTH_UNKNOWN\x10\x01\x12\x16\n\x12GPU_HEALTH_HEALTHY\x10\x02\x12\x17\n\x13GPU_HEALTH_DEGRADED\x10\x03\x12\x15\n\x11GPU_HEALTH_FAILED\x10\x04\x32\xd6\x02\n\x0cStateService\x12T\n\x10ReportModelState\x12\x1e.infermesh.state.v1.ModelState\x1a\x1c.infermesh.state.v1.StateAck(\x01\x30\x01\x12P\n\x0eReportGpuState\x12\x1c.infermesh.state.v1.GpuState\x1a\x1c.infermesh.state.v1.StateAck(\x01\x30\x01\x12S\n\tSubscribe\x12$.infermesh.state.v1.SubscribeRequest\x1a\x1e.infermesh.state.v1.StateDelta0\x01\x12I\n\x04Ping\x12\x1f.infermesh.state.v1.PingRequest\x1a .infermesh.state.v1.PingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)wire/proto/infermesh/state/v1/state.proto\x12\x12infermesh.state.v1\"\xb0\x03\n\nModelState\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x15\n\rsource_unix_s\x18\x06 \x01(\x01\x12\x30\n\tlifecycle\x18\x07 \x01(\x0e\x32\x1d.infermesh.state.v1.Lifecycle\x12\x11\n\tqueue_len\x18\x08 \x01(\r\x12\x0f\n\x07running\x18\t \x01(\r\x12\r\n\x05slots\x18\n \x01(\r\x12\x10\n\x08kv_usage\x18\x0b \x01(\x01\x12\x1a\n\x12kv_capacity_tokens\x18\x0c \x01(\x04\x12\x0f\n\x07ttft_ms\x18\r \x01(\x01\x12\x0e\n\x06itl_ms\x18\x0e \x01(\x01\x12\x1b\n\x13prompt_tokens_per_s\x18\x0f \x01(\x01\x12\x1f\n\x17generation_tokens_per_s\x18\x10 \x01(\x01\x12\x17\n\x0fprefix_hit_rate\x18\x11 \x01(\x01\x12\x1a\n\x12\x63ontext_tokens_max\x18\x12 \x01(\r\x12\x0f\n\x07replica\x18\x13 \x01(\r\"\x87\x02\n\x08GpuState\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x15\n\rsource_unix_s\x18\x04 \x01(\x01\x12\x0c\n\x04name\x18\x05 \x01(\t\x12-\n\x06health\x18\x06 \x01(\x0e\x32\x1d.infermesh.state.v1.GpuHealth\x12\x16\n\x0esm_utilization\x18\x07 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x08 \x01(\x04\x12\x1a\n\x12memory_total_bytes\x18\t \x01(\x04\x12\x15\n\rtemperature_c\x18\n \x01(\x01\x12\x0f\n\x07power_w\x18\x0b \x01(\x01\"2\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0bsent_unix_s\x18\x02 \x01(\x01\"\xd4\x01\n\nStateDelta\x12\x35\n\x0bmodel_state\x18\x01 \x01(\x0b\x32\x1e.infermesh.state.v1.ModelStateH\x00\x12\x31\n\tgpu_state\x18\x02 \x01(\x0b\x32\x1c.infermesh.state.v1.GpuStateH\x00\x12\x32\n\theartbeat\x18\x03 \x01(\x0b\x32\x1d.infermesh.state.v1.HeartbeatH\x00\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x10\n\x08position\x18\x05 \x01(\x04\x42\x07\n\x05\x64\x65lta\"\x1c\n\x08StateAck\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"5\n\x0eSubscribeStart\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x14\n\x0cresume_after\x18\x02 \x01(\x04\"j\n\x10SubscribeRequest\x12\x33\n\x05start\x18\x01 \x01(\x0b\x32\".infermesh.state.v1.SubscribeStartH\x00\x12\x16\n\x0c\x61\x63k_position\x18\x02 \x01(\x04H\x00\x42\t\n\x07request\"\r\n\x0bPingRequest\"\x0e\n\x0cPingResponse*\x7f\n\tLifecycle\x12\x19\n\x15LIFECYCLE_UNSPECIFIED\x10\x00\x12\x15\n\x11LIFECYCLE_UNKNOWN\x10\x01\x12\x15\n\x11LIFECYCLE_LOADING\x10\x02\x12\x13\n\x0fLIFECYCLE_READY\x10\x03\x12\x14\n\x10LIFECYCLE_FAILED\x10\x04*\x87\x01\n\tGpuHealth\x12\x1a\n\x16GPU_HEALTH_UNSPECIFIED\x10\x00\x12\x16\n\x12GPU_HEALTH_UNKNOWN\x10\x01\x12\x16\n\x12GPU_HEALTH_HEALTHY\x10\x02\x12\x17\n\x13GPU_HEALTH_DEGRADED\x10\x03\x12\x15\n\x11GPU_HEALTH_FAILED\x10\x04\x32\xd8\x02\n\x0cStateService\x12T\n\x10ReportModelState\x12\x1e.infermesh.state.v1.ModelState\x1a\x1c.infermesh.state.v1.StateAck(\x01\x30\x01\x12P\n\x0eReportGpuState\x12\x1c.infermesh.state.v1.GpuState\x1a\x1c.infermesh.state.v1.StateAck(\x01\x30\x01\x12U\n\tSubscribe\x12$.infermesh.state.v1.SubscribeRequest\x1a\x1e.infermesh.state.v1.StateDelta(\x01\x30\x01\x12I\n\x04Ping\x12\x1f.infermesh.state.v1.PingRequest\x1a .infermesh.state.v1.PingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wire.proto.infermesh.state.v1.state_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LIFECYCLE']._serialized_start=1081
-  _globals['_LIFECYCLE']._serialized_end=1208
-  _globals['_GPUHEALTH']._serialized_start=1211
-  _globals['_GPUHEALTH']._serialized_end=1346
+  _globals['_LIFECYCLE']._serialized_start=1257
+  _globals['_LIFECYCLE']._serialized_end=1384
+  _globals['_GPUHEALTH']._serialized_start=1387
+  _globals['_GPUHEALTH']._serialized_end=1522
   _globals['_MODELSTATE']._serialized_start=66
   _globals['_MODELSTATE']._serialized_end=498
   _globals['_GPUSTATE']._serialized_start=501
@@ -42,15 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEAT']._serialized_start=766
   _globals['_HEARTBEAT']._serialized_end=816
   _globals['_STATEDELTA']._serialized_start=819
-  _globals['_STATEDELTA']._serialized_end=998
-  _globals['_STATEACK']._serialized_start=1000
-  _globals['_STATEACK']._serialized_end=1028
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=1030
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=1048
-  _globals['_PINGREQUEST']._serialized_start=1050
-  _globals['_PINGREQUEST']._serialized_end=1063
-  _globals['_PINGRESPONSE']._serialized_start=1065
-  _globals['_PINGRESPONSE']._serialized_end=1079
-  _globals['_STATESERVICE']._serialized_start=1349
-  _globals['_STATESERVICE']._serialized_end=1691
+  _globals['_STATEDELTA']._serialized_end=1031
+  _globals['_STATEACK']._serialized_start=1033
+  _globals['_STATEACK']._serialized_end=1061
+  _globals['_SUBSCRIBESTART']._serialized_start=1063
+  _globals['_SUBSCRIBESTART']._serialized_end=1116
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=1118
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=1224
+  _globals['_PINGREQUEST']._serialized_start=1226
+  _globals['_PINGREQUEST']._serialized_end=1239
+  _globals['_PINGRESPONSE']._serialized_start=1241
+  _globals['_PINGRESPONSE']._serialized_end=1255
+  _globals['_STATESERVICE']._serialized_start=1525
+  _globals['_STATESERVICE']._serialized_end=1869
 # @@protoc_insertion_point(module_scope)

@@ -6,9 +6,9 @@ What a GPU node says about its models and its GPUs, and how routers listen to it
 Every message carries the whole state of one thing, never a difference: a whole state is under 200 bytes,
 and a receiver that missed one must not need the one before. Zero means "unknown" where a field says so.
 
-Until gRPC is spoken on the mesh port, Subscribe is one long HTTP/1.1 exchange
+Spoken in gRPC on the mesh port. To peers that speak HTTP/1.1 there, Subscribe is one long exchange
   POST /infermesh.state.v1.StateService/Subscribe
-whose response body is a sequence of (varint length, StateDelta), and Ping is a GET with an empty answer.
+whose response body is a sequence of (varint length, StateDelta), without acks; Ping is a GET with an empty answer.
 
 Field numbers are a contract with older nodes: never reuse one, reserve what is removed. After a change run
 scripts/proto and commit what it writes.
@@ -254,6 +254,14 @@ class StateDelta(_message.Message):
     MODEL_STATE_FIELD_NUMBER: _builtins.int
     GPU_STATE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Which life of the publisher this is from: positions of different epochs have nothing to do with each other."""
+    position: _builtins.int
+    """Grows with every report, over all models and GPUs of the publisher. A heartbeat carries the newest position, which
+    says that everything up to it has been sent on this stream.
+    """
     @_builtins.property
     def model_state(self) -> Global___ModelState: ...
     @_builtins.property
@@ -266,10 +274,12 @@ class StateDelta(_message.Message):
         model_state: Global___ModelState | None = ...,
         gpu_state: Global___GpuState | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
+        epoch: _builtins.int = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "gpu_state", b"gpu_state", "heartbeat", b"heartbeat", "model_state", b"model_state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "gpu_state", b"gpu_state", "heartbeat", b"heartbeat", "model_state", b"model_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "epoch", b"epoch", "gpu_state", b"gpu_state", "heartbeat", b"heartbeat", "model_state", b"model_state", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_delta: _TypeAlias = _typing.Literal["model_state", "gpu_state", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_delta: _TypeAlias = _typing.Literal["delta", b"delta"]  # noqa: Y015
@@ -279,7 +289,7 @@ Global___StateDelta: _TypeAlias = StateDelta  # noqa: Y015
 
 @_typing.final
 class StateAck(_message.Message):
-    """The newest sequence that the receiver has taken over; deltas up to it need not be sent again."""
+    """Of the two report streams: the newest sequence taken over. Reports up to it need not be sent again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -299,17 +309,56 @@ class StateAck(_message.Message):
 Global___StateAck: _TypeAlias = StateAck  # noqa: Y015
 
 @_typing.final
-class SubscribeRequest(_message.Message):
+class SubscribeStart(_message.Message):
+    """The first message of a subscriber: where it wants to go on."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    EPOCH_FIELD_NUMBER: _builtins.int
+    RESUME_AFTER_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """As last seen in a StateDelta; 0: nothing was seen yet. Another epoch than the publisher's: everything is sent."""
+    resume_after: _builtins.int
+    """The last position taken over: newer ones are sent, each model and GPU once, in its newest state."""
     def __init__(
         self,
+        *,
+        epoch: _builtins.int = ...,
+        resume_after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "resume_after", b"resume_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscribeStart: _TypeAlias = SubscribeStart  # noqa: Y015
+
+@_typing.final
+class SubscribeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    ACK_POSITION_FIELD_NUMBER: _builtins.int
+    ack_position: _builtins.int
+    """Then: everything up to here has been taken over."""
+    @_builtins.property
+    def start(self) -> Global___SubscribeStart:
+        """First, and once."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___SubscribeStart | None = ...,
+        ack_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack_position", b"ack_position", "request", b"request", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_position", b"ack_position", "request", b"request", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["start", "ack_position"]  # noqa: Y015
+    _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
 Global___SubscribeRequest: _TypeAlias = SubscribeRequest  # noqa: Y015
 

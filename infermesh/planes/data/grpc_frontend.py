@@ -1,0 +1,228 @@
+"""gRPC on the client port: any service's calls, by the same admission, choice, hedge and books as HTTP.
+
+A call begins when it is known which model it is for: from its metadata at once, else from its first message. What
+concerns a server and not a model (is it live, what does it serve) is answered here for the fleet; loading and shared
+memory are refused with the reason. Everything else passes unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from infermesh import __version__
+from infermesh.core.model.names import ModelName
+from infermesh.net.asker import Request
+from infermesh.net.http2 import Http2ServerStream, StreamReader
+from infermesh.net.timers import Entry, Timers
+from infermesh.planes.data.deaf import Deaf
+from infermesh.planes.data.errors import RequestRefused
+from infermesh.planes.data.frontend import Frontend
+from infermesh.planes.data.grpc_models import KSERVE_SERVICE, Unnamed, name_path, read_model
+from infermesh.planes.data.grpc_request import GrpcRequest
+from infermesh.planes.data.grpc_writer import GRPC
+from infermesh.planes.data.inference import Inference
+from infermesh.planes.data.models import ready_targets
+from infermesh.planes.data.run import Run
+from wire.errors import RemoteProtocolError
+from wire.grpc import Code, GrpcStatus, encode_message
+from wire.grpc.call import response_fields, trailer_fields, trailers_only_fields
+from wire.grpc.timeout import parse_timeout
+from wire.http1 import Field
+
+_MODEL_FIELD: Final = b"x-infermesh-model"
+_SHARED_MEMORY: Final = (b"SystemSharedMemory", b"CudaSharedMemory")
+
+
+class GrpcFrontend:
+    def __init__(self, frontend: Frontend, timers: Timers, *, body_bytes_max: int) -> None:
+        self.frontend = frontend
+        self.timers = timers
+        self.body_bytes_max = body_bytes_max
+
+    def open(self, stream: Http2ServerStream) -> StreamReader:
+        """A call's head has come. What cannot be served is refused in gRPC's words, at once."""
+        call = _Call(self, stream)
+        try:
+            return call.begin()
+        except RequestRefused as refused:
+            GRPC.refuse(stream, refused, b"POST")
+            return Deaf(stream)
+
+
+class _Call:
+    """One call: waits for its model's name, then is an inference like any other; ends by its deadline at the latest."""
+
+    __slots__ = ("_at", "_inference", "_model", "_parts", "_received_at", "_request", "_stream", "deadline", "timer")
+
+    def __init__(self, parts: GrpcFrontend, stream: Http2ServerStream) -> None:
+        self._parts = parts
+        self._stream = stream
+        self._received_at = parts.timers.now()
+        self._model = stream.head.value(_MODEL_FIELD)
+        self._at = name_path(stream.head.path)
+        self._inference: Inference | None = None
+        self._request: GrpcRequest | None = None
+        self.deadline = math.inf
+        self.timer: Entry | None = None
+
+    def begin(self) -> StreamReader:
+        stream, parts = self._stream, self._parts
+        path = stream.head.path
+        if self._model is None and path.startswith(KSERVE_SERVICE):
+            reply = self._reply_of_the_fleet(path.removeprefix(KSERVE_SERVICE))
+            if reply is not None:
+                return _Whole(stream, reply)
+        if self._model is None and self._at is None:
+            text = (
+                f"metadata {_MODEL_FIELD.decode()} must name the model: {path[:80]!r} is no service that says it itself"
+            )
+            raise parts.frontend.bad_request("other", RequestRefused(400, "missing_model", text))
+        self.deadline = self._received_at + self._timeout_s()
+        self._request = GrpcRequest(
+            stream,
+            parts.timers,
+            bytes_max=parts.body_bytes_max,
+            deadline=self.deadline,
+            on_more=self._look,
+            on_end=self.on_connection_lost,
+        )
+        if self.deadline != math.inf:
+            parts.timers.arm(self, self.deadline)
+        stream.work = self  # Until the inference takes its place.
+        if self._model is not None:
+            self._look()
+        return self._request
+
+    def on_connection_lost(self) -> None:
+        """The call has ended, or its client is gone before it had begun."""
+        self._parts.timers.disarm(self)
+
+    def on_deadline(self, now: float) -> None:
+        """The client waits no longer, and knows so; everything behind the call is cancelled."""
+        stream = self._stream
+        if stream.closed:
+            return
+        work, stream.work = stream.work, None
+        if work is not None and work is not self:
+            work.on_connection_lost()
+        said = GrpcStatus(Code.DEADLINE_EXCEEDED, f"the call's deadline passed at the router ({self._progress()})")
+        if not stream.said_head:
+            stream.send_head(trailers_only_fields(said), end=True)
+        elif not stream.said_all:
+            stream.send_trailers(trailer_fields(said))
+        stream.finish()
+
+    # --- inside ---
+
+    def _progress(self) -> str:
+        if self._inference is None:
+            return "it waited for the first message"
+        if self._inference.run is None:
+            return "it waited for a slot"
+        return "an attempt was under way"
+
+    def _timeout_s(self) -> float:
+        value = self._stream.head.value(b"grpc-timeout")
+        if value is None:
+            return math.inf
+        try:
+            return parse_timeout(value)
+        except RemoteProtocolError as error:
+            raise self._parts.frontend.bad_request(
+                "other", RequestRefused(400, "invalid_timeout", str(error))
+            ) from error
+
+    def _look(self) -> None:
+        """More of the request has come: is it known by now for which model it is?"""
+        request, stream = self._request, self._stream
+        assert request is not None
+        if stream.closed or self._inference is not None:
+            return
+        try:
+            model = self._model_name(request)
+            if model is None:
+                return
+            self._inference = self._parts.frontend.call(
+                stream, GRPC, Request(stream.head, b"", self._received_at), ModelName(model), sender=request
+            )
+        except RequestRefused as refused:
+            self._parts.timers.disarm(self)
+            GRPC.refuse(stream, refused, b"POST")
+            return
+        request.attach(self._run)
+        self._inference.begin()
+
+    def _model_name(self, request: GrpcRequest) -> str | None:
+        if self._model is not None:
+            return self._model.decode("utf-8", "replace")
+        assert self._at is not None
+        encoding = self._stream.head.value(b"grpc-encoding")
+        try:
+            return read_model(request.so_far, self._at, encoding, whole=request.complete)
+        except Unnamed as error:
+            text = f"{error}; the model can also be named in metadata {_MODEL_FIELD.decode()}"
+            raise self._parts.frontend.bad_request("other", RequestRefused(400, "missing_model", text)) from error
+
+    def _run(self) -> Run | None:
+        return self._inference.run if self._inference is not None else None
+
+    def _reply_of_the_fleet(self, method: bytes) -> bytes | None:
+        """The message that answers what is asked of a server; None: the method is about one model."""
+        match method:
+            case b"ServerLive":
+                return b"\x08\x01"
+            case b"ServerReady":
+                return b"\x08\x01"
+            case b"ServerMetadata":
+                return _text(1, "infermesh") + _text(2, __version__)
+            case b"RepositoryIndex":
+                models = sorted(ready_targets(self._parts.frontend.view))
+                return b"".join(_bytes(1, _text(1, model) + _text(3, "READY")) for model in models)
+            case b"RepositoryModelLoad" | b"RepositoryModelUnload":
+                text = "models are loaded and unloaded by the mesh's placement, not by clients"
+                raise self._parts.frontend.bad_request("other", RequestRefused(403, "placement_only", text))
+            case _ if method.startswith(_SHARED_MEMORY):
+                text = "shared memory does not reach across a mesh: send tensors in the message"
+                raise self._parts.frontend.bad_request("other", RequestRefused(501, "no_shared_memory", text))
+            case _:
+                return None
+
+
+class _Whole:
+    """Answers with one message once the client has said all."""
+
+    __slots__ = ("_reply", "_stream")
+
+    def __init__(self, stream: Http2ServerStream, reply: bytes) -> None:
+        self._stream = stream
+        self._reply = reply
+
+    def on_data(self, data: bytes, flow_bytes: int, *, end: bool) -> None:
+        self._stream.credit(flow_bytes)
+        if end and not self._stream.closed:
+            self._stream.send_head(response_fields())
+            self._stream.send_data(encode_message(self._reply))
+            self._stream.send_trailers(trailer_fields(GrpcStatus(Code.OK)))
+            self._stream.finish()
+
+    def on_trailers(self, fields: list[Field]) -> None:
+        self.on_data(b"", 0, end=True)
+
+    def on_drained(self) -> None:
+        pass
+
+
+def _text(number: int, text: str) -> bytes:
+    return _bytes(number, text.encode())
+
+
+def _bytes(number: int, value: bytes) -> bytes:
+    """A length-delimited field (protobuf encoding), shorter than 2 MiB."""
+    size = len(value)
+    length = bytearray()
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    length.append(size)
+    return bytes([number << 3 | 2]) + bytes(length) + value

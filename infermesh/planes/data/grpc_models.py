@@ -1,0 +1,111 @@
+"""Which model a gRPC call is for, read from the call's first bytes; nothing else of its messages is looked at.
+
+Inference services name the model at the beginning of their first message (protobuf serialisers write fields in the
+order of their numbers, and it is number 1 in all of them). Any other service is served as well when its metadata names
+the model: `x-infermesh-model`.
+
+https://protobuf.dev/programming-guides/encoding/, grpc/grpc doc/PROTOCOL-HTTP2.md "Length-Prefixed-Message".
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final
+
+KSERVE_SERVICE: Final = b"/inference.GRPCInferenceService/"
+# The numbers of the fields that lead to the name, by service; KServe's, Triton's extensions among them, first.
+_NAME_AT: Final = {
+    KSERVE_SERVICE: (1,),
+    b"/tensorflow.serving.PredictionService/": (1, 1),
+    b"/org.pytorch.serve.grpc.inference.InferenceAPIsService/": (1,),
+}
+# The name stands within so many bytes of the first message, or it is not looked for any further.
+PEEK_BYTES_MAX: Final = 65_536
+_PREFIX_BYTES: Final = 5
+_VARINT_BYTES_MAX: Final = 10
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class Unnamed(Exception):
+    """The first message names no model, or is none. `str()` says why."""
+
+
+def name_path(path: bytes) -> tuple[int, ...] | None:
+    """Where the messages of a method say which model is meant; None: only metadata can say so."""
+    service = path[: path.rfind(b"/") + 1]
+    return _NAME_AT.get(service)
+
+
+def read_model(data: bytes, at: tuple[int, ...], encoding: bytes | None, *, whole: bool) -> str | None:
+    """The model named in the first message, of which `data` has come; None: more must come first.
+
+    `encoding`: of compressed messages (`grpc-encoding`). `whole`: nothing more will come. Raises Unnamed.
+    """
+    if len(data) < _PREFIX_BYTES:
+        if whole:
+            raise Unnamed("the call ended before its first message, which names the model")
+        return None
+    length = int.from_bytes(data[1:_PREFIX_BYTES], "big")
+    message = data[_PREFIX_BYTES : _PREFIX_BYTES + min(length, PEEK_BYTES_MAX)]
+    exhausted = whole or len(message) == min(length, PEEK_BYTES_MAX)
+    if data[0] == 1:
+        message = _inflated(message, encoding)
+    elif data[0]:
+        raise Unnamed(f"the first message has flag {data[0]}; gRPC knows 0 and 1")
+    found = _find(message, at)
+    if found is None and exhausted:
+        raise Unnamed("the first message names no model")
+    return None if found is None else found.decode("utf-8", "replace")
+
+
+def _inflated(message: bytes, encoding: bytes | None) -> bytes:
+    if encoding not in (b"gzip", b"deflate"):
+        raise Unnamed(f"the first message is compressed, and grpc-encoding is {encoding!r}")
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # Either header.
+    try:
+        return inflater.decompress(message, PEEK_BYTES_MAX)
+    except zlib.error as error:
+        raise Unnamed(f"the first message does not decompress: {error}") from error
+
+
+def _find(message: bytes, at: tuple[int, ...]) -> bytes | None:
+    """The bytes of the field at the end of the path; None where they have not come, or are not there."""
+    position, size, wanted = 0, len(message), at[0]
+    while position < size:
+        tag, position = _varint(message, position)
+        if position < 0:
+            return None
+        number, kind = tag >> 3, tag & 7
+        if kind == _BYTES:
+            length, position = _varint(message, position)
+            if position < 0:
+                return None
+            if number == wanted:
+                inner = message[position : position + length]
+                if len(at) > 1:
+                    return _find(inner, at[1:])
+                return inner if len(inner) == length else None
+            position += length
+        elif kind == _VARINT:
+            _, position = _varint(message, position)
+            if position < 0:
+                return None
+        elif kind in (_FIXED64, _FIXED32):
+            position += 8 if kind == _FIXED64 else 4
+        else:
+            raise Unnamed(f"the first message is no protobuf: wire type {kind}")
+    return None
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """(value, position behind it); a position of -1 when it has not come whole. Raises Unnamed for an endless one."""
+    value = shift = 0
+    for byte in data[position : position + _VARINT_BYTES_MAX]:
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    if shift == 7 * _VARINT_BYTES_MAX:
+        raise Unnamed("the first message is no protobuf: a number of more than ten bytes")
+    return 0, -1
