@@ -23,24 +23,37 @@ def read_corpus(name: str) -> list[bytes]:
     """The kept inputs of a target, the shortest first."""
     folder = CORPORA / name
     found = [file.read_bytes() for file in sorted(folder.glob("*.bin"))] if folder.is_dir() else []
-    return sorted(set(found), key=lambda data: (len(data), data))
+    return sorted(set(found), key=_by_length)
 
 
-def minimized(target: Target, inputs: Iterable[bytes]) -> list[bytes]:
-    """Of these inputs the shortest that together take every branch and every kind of outcome. None may fail."""
+def minimized(target: Target, inputs: Iterable[bytes], kept_before: Iterable[bytes] = ()) -> list[bytes]:
+    """Of these inputs a few, short ones first, that together take every branch and every kind of outcome.
+
+    Those `kept_before` have the first choice, so that a corpus in git does not change with every run. An input that
+    fails is left out: it is a finding, and not for the corpus to judge.
+    """
     trace = EdgeTrace(target.covers)
     seen: set[Hashable] = set()
     kept: list[bytes] = []
-    for data in sorted(set(inputs), key=lambda data: (len(data), data)):
+    ordered = [*sorted(set(kept_before), key=_by_length), *sorted(set(inputs) - set(kept_before), key=_by_length)]
+    for data in ordered:
         if len(data) > target.input_bytes_max:
             continue
-        with trace.recording():
-            label = judge(target, data)
+        try:
+            with trace.recording():
+                label = judge(target, data)
+        except Exception:  # noqa: BLE001 - see above.
+            trace.take()
+            continue
         reached: set[Hashable] = {*trace.take(), ("label", label)}
         if not reached <= seen:
             seen |= reached
             kept.append(data)
     return kept[:FILES_MAX]
+
+
+def _by_length(data: bytes) -> tuple[int, bytes]:
+    return len(data), data
 
 
 def write_corpus(name: str, inputs: Iterable[bytes]) -> None:

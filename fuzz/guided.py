@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import resource
 import select
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def _run(name: str, target: Target, work: Path, *, seed: int, seconds: float) ->
     ]
     command = [sys.executable, "-m", "fuzz.guided_child", name, str(child_fd), *flags]
     began = time.monotonic()
+    cpu_before_s = _children_cpu_s()
     executions = 0
     with log.open("wb") as out:
         # A session of its own: Ctrl-C is for us, who then end it.
@@ -87,6 +89,7 @@ def _run(name: str, target: Target, work: Path, *, seed: int, seconds: float) ->
                 seconds=time.monotonic() - began,
                 coverage=int(seen[-1]) if seen else 0,
                 corpus_len=sum(1 for _ in corpus.iterdir()),
+                cpu_s=_children_cpu_s() - cpu_before_s,
                 last=ended,
                 finding=_finding(work, text, child.returncode) if ended and child.returncode else None,
             )
@@ -97,6 +100,12 @@ def _run(name: str, target: Target, work: Path, *, seed: int, seconds: float) ->
             child.kill()
         child.wait()
         os.close(status_fd)
+
+
+def _children_cpu_s() -> float:
+    """Of all processes of ours that have ended and been waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _latest(status_fd: int, executions: int) -> int:

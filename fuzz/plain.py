@@ -31,6 +31,7 @@ def run_plain(
     trace = EdgeTrace(target.covers)
     seen: set[Hashable] = set()
     began = told = time.monotonic()
+    cpu_began = time.process_time()
     executions = 0
 
     def progress(finding: Finding | None = None, *, last: bool = False) -> Progress:
@@ -39,6 +40,7 @@ def run_plain(
             seconds=time.monotonic() - began,
             coverage=len(seen),
             corpus_len=len(corpus),
+            cpu_s=time.process_time() - cpu_began,
             last=last,
             finding=finding,
         )

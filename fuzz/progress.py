@@ -17,6 +17,7 @@ class Progress:
     seconds: float
     coverage: int  # Branches, as the engine counts them: figures of two engines do not compare.
     corpus_len: int
+    cpu_s: float = 0.0  # Of the process that ran the inputs; known in the last one. At low priority, far below seconds.
     last: bool = False
     finding: Finding | None = None  # Only in the last one.
 

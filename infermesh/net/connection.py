@@ -225,6 +225,11 @@ class Connection:
     def backlog_len(self) -> int:
         return 0 if self._backlog is None else len(self._backlog)
 
+    @property
+    def unsent_len(self) -> int:
+        """Bytes of output that wait for the peer, wherever they are kept."""
+        return self.backlog_len
+
     async def drain(self) -> None:
         """Wait until the backlog is below its high mark. Raises ConnectionLost when it never will be."""
         while not self.closed and self.backlog_len > BACKLOG_HIGH_BYTES:

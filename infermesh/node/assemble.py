@@ -42,6 +42,7 @@ from infermesh.node.holdings import Holdings
 from infermesh.node.identity import Identity
 from infermesh.node.peer_reports import PeerReports
 from infermesh.node.runtimes import Runtimes
+from infermesh.node.services import NodeServices
 from infermesh.node.telemetry import Telemetry
 from infermesh.node.websocket_rules import websocket_rules
 from infermesh.planes.control.admin_server import serve_admin
@@ -56,10 +57,12 @@ from infermesh.planes.data.local import LocalPlane
 from infermesh.planes.data.pools import Pools
 from infermesh.planes.data.ports import ClientPort, MeshPort
 from infermesh.planes.data.router_host import RouterHost
+from infermesh.planes.data.scoring_service import ScoringService
 from infermesh.planes.signal.liveness import LivenessTiming
 from infermesh.planes.signal.mesh_dialer import DialTiming, MeshDialer
 from infermesh.planes.signal.publisher import PING_PATH, SUBSCRIBE_PATH, Publisher, PublisherConfig
 from infermesh.planes.signal.subscriber import SubscriberConfig, run_subscriber
+from wire.grpc.service import Service
 from wire.http1 import encode_response_head
 
 # Streams that run when the node is told to stop may go on for so long.
@@ -138,6 +141,7 @@ class Node:
         self.router = Router(routing_config(config), rng)
         self.frontend = self._make_frontend(names) if config.routes else None
         self._local = self._make_local(names) if config.fronts_runtimes else None
+        self._services = NodeServices(self._log, self._mesh_services())
         self.sources = NodeSources(
             config, self._control, self.telemetry, self.router, pools=self._pools, reactor=self._reactor
         )
@@ -202,6 +206,7 @@ class Node:
         self._log.info("node_stopping", grace_s=STOP_GRACE_S, in_flight=self._busy.requests)
         self._busy.stopping = True
         self.sources.stopping = True
+        self._services.shut_down()
         for listener in listeners:
             listener.close()
         if self.frontend is not None:
@@ -215,7 +220,7 @@ class Node:
                 await trio.sleep(_UNSENT_LOOK_S)
 
     def _unsent_bytes(self) -> int:
-        return sum(each.backlog_len for each in self._reactor.served() if isinstance(each, Connection))
+        return sum(each.unsent_len for each in self._reactor.served() if isinstance(each, Connection))
 
     async def _follow(self, peer: NodeId) -> None:
         record = self._control.view.nodes[peer]
@@ -233,6 +238,12 @@ class Node:
         await run_subscriber(peer, dialer, reports, self._log, rng=self._rng, config=config)
 
     # --- parts ---
+
+    def _mesh_services(self) -> list[Service]:
+        services: list[Service] = []
+        if self.frontend is not None:
+            services.append(ScoringService(self.frontend, self._timers, self._control.post))
+        return services
 
     def _make_frontend(self, names: RequestNames) -> Frontend:
         config = self._config
@@ -273,7 +284,7 @@ class Node:
     def _client_listener(self) -> Listener:
         section = self._config.client
         assert self.frontend is not None
-        port = self._ports.client(self.frontend, None, self._client_tls)
+        port = self._ports.client(self.frontend, self._services.client, self._client_tls)
         sock = listen(section.listen.host, section.listen.port)
         return Listener(
             sock,
@@ -287,7 +298,7 @@ class Node:
         section = self._config.mesh
         port = self._ports.mesh(
             self._local,
-            None,
+            self._services.mesh,
             epoch=self._tls,
             answers={PING_PATH.encode(): _answer_ping, SUBSCRIBE_PATH.encode(): self._answer_subscribe},
         )

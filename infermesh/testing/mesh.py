@@ -38,7 +38,16 @@ from infermesh.observe.logs import configure_logs
 from infermesh.testing.certificates import NodeFiles, TrustDomain
 from infermesh.testing.h11_client import H11Client
 from infermesh.testing.leftovers import Leftovers, descriptors
-from infermesh.testing.mesh_plan import ROUTER, GpuPlan, MeshPlan, NodeLines, Settings, gpu_name, write_config
+from infermesh.testing.mesh_plan import (
+    ROUTER,
+    GpuPlan,
+    MeshPlan,
+    NodeLines,
+    RuntimeAt,
+    Settings,
+    gpu_name,
+    write_config,
+)
 from infermesh.testing.tcp_relay import TcpRelay, serve_tcp_relay
 from infermesh.testing.waiting import wait_until
 
@@ -273,8 +282,8 @@ async def _start_gpus(mesh: Mesh, nursery: trio.Nursery) -> None:
 
 
 def _gpu_lines(settings: Settings, gpu: GpuPlan, engines: Sequence[MeshEngine]) -> NodeLines:
-    runtimes = [(engine.server.url, engine.server.profile.slots) for engine in engines]
-    runtimes += [(runtime.url, runtime.slots) for runtime in gpu.runtimes]
+    runtimes = [RuntimeAt(engine.server.url, slots=engine.server.profile.slots) for engine in engines]
+    runtimes += gpu.runtimes
     return NodeLines(roles=["gpu"], settings={**settings, **gpu.settings}, runtimes=runtimes)
 
 
@@ -287,7 +296,7 @@ async def _start_router(mesh: Mesh, nursery: trio.Nursery) -> None:
     lines = NodeLines(
         roles=["edge", "gpu"] if plan.own else ["router"],
         settings={**plan.settings, **plan.router},
-        runtimes=[(runtime.url, runtime.slots) for runtime in plan.own],
+        runtimes=plan.own,
         peers=peers,
     )
     mesh.router = MeshNode(mesh.trust.node(NodeId(ROUTER)), lines, plan.seed)

@@ -22,11 +22,20 @@ Settings = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class RuntimeAt:
-    """A runtime that the test itself serves, and the model that it lists."""
+    """A runtime that the test itself serves, and the model that it lists. `grpc_address`: where it takes gRPC."""
 
     url: str
     model: str = MODEL
     slots: int = 8
+    kind: str = "emulated"
+    grpc_address: tuple[str, int] | None = None
+
+    def lines(self) -> str:
+        """Its `[[runtimes]]` entry."""
+        text = f'[[runtimes]]\nkind = "{self.kind}"\nurl = "{self.url}"\nslots = {self.slots}'
+        if self.grpc_address is not None:
+            text += f'\ngrpc_url = "{self.grpc_address[0]}:{self.grpc_address[1]}"'
+        return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +73,7 @@ class NodeLines:
 
     roles: Sequence[str]
     settings: Settings
-    runtimes: Sequence[tuple[str, int]] = ()  # URL and slots.
+    runtimes: Sequence[RuntimeAt] = ()
     peers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
@@ -75,7 +84,7 @@ def write_config(files: NodeFiles, lines: NodeLines) -> NodeConfig:
         f'[trust]\ndomain = "{files.domain}"',
         '[client]\nlisten = "127.0.0.1:0"\n[mesh]\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"',
     ]
-    text += [f'[[runtimes]]\nkind = "emulated"\nurl = "{url}"\nslots = {slots}' for url, slots in lines.runtimes]
+    text += [runtime.lines() for runtime in lines.runtimes]
     text += [f'[[peers]]\nid = "{name}"\naddress = "{host}:{port}"' for name, (host, port) in lines.peers.items()]
     path: Path = files.folder / "node.toml"
     path.write_text("\n".join(text) + "\n", "utf-8")

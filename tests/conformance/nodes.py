@@ -40,7 +40,7 @@ PORTS = ("client-h2c", "client-tls", "mesh-mtls")
 
 @contextlib.contextmanager
 def running_nodes(folder: Path, client: Mapping[str, object] | None = None) -> Iterator[Nodes]:
-    """`client`: keys of the router's [client] section."""
+    """`client`: keys of both nodes' [client] section, whose limits hold for the mesh port as well."""
     authority = trustme.CA()
     certificate = authority.issue_cert(HOST)
     files = {name: folder / f"{name}.pem" for name in ("ca_file", "certificate_file", "key_file")}
@@ -51,7 +51,10 @@ def running_nodes(folder: Path, client: Mapping[str, object] | None = None) -> I
     # Connections that end for a fault of the peer's are what is done here; nobody shall read of each.
     quiet: Settings = {"logs": {"level": "error"}}
     keys: dict[str, object] = {name: str(files[name]) for name in ("certificate_file", "key_file")}
-    section = {**keys, "plaintext": True, **(client or {})}
-    specs = [router({**quiet, "client": section}), gpu("gpu-a", profile="tiny", settings=quiet)]
+    own = {**keys, "plaintext": True, **(client or {})}
+    specs = [
+        router({**quiet, "client": own}),
+        gpu("gpu-a", profile="tiny", settings={**quiet, "client": dict(client or {})}),
+    ]
     with running_fleet(folder, specs) as fleet:
         yield Nodes(fleet, files["ca_file"])

@@ -132,7 +132,7 @@ def test_without_a_file_the_environment_alone_can_configure_a_node() -> None:
         ('[node]\nid = "../x"\n', 'node.toml: node.id = "../x" is no node id:'),
         (MINIMAL + "[client]\nlistn = 1\n", "node.toml: client.listn = 1 is no key; did you mean client.listen?"),
         (MINIMAL + "[routing]\nheartbeat_s = 1\n", "is no key; did you mean membership.heartbeat_s?"),
-        (MINIMAL + "[client]\nxyzzy = 1\n", "is no key; allowed in [client]: listen, head_bytes_max"),
+        (MINIMAL + "[client]\nxyzzy = 1\n", "is no key; allowed in [client]: listen, certificate_file"),
         (MINIMAL + "[clients]\n", "node.toml: [clients] is no section; did you mean client?; allowed: node, client"),
         ('client = "x"\n' + MINIMAL, 'node.toml: client = "x" is a value; client is a section: write [client]'),
         (MINIMAL + "[peers]\n", "node.toml: peers = {} is no list of tables: write [[peers]]"),

@@ -13,7 +13,7 @@ PROGRAM = """
 import infermesh.node.main as main
 
 class Broken:
-    def __init__(self, *parts): pass
+    def __init__(self, *parts, **others): pass
     async def run(self): raise RuntimeError("a part that broke")
 
 main.Node = Broken

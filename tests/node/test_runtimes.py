@@ -68,9 +68,10 @@ async def test_one_runtime_brings_a_target_for_each_of_its_models_and_the_addres
         nursery.cancel_scope.cancel()
     assert sorted(heard) == ["gpu-a/addsub", "gpu-a/addsub#1", "gpu-a/tokgen", "gpu-a/tokgen#1"]
     assert (heard["gpu-a/addsub"].runtime, heard["gpu-a/addsub"].slots) == ("triton", 2)
-    assert pools.grpc_address == {
-        target_key(NodeId("gpu-a"), state.model): ("127.0.0.1", 8001) for state in heard.values()
-    }
+    addresses = {key: pools.grpc_runtime(target_key(state.node, state.model)) for key, state in heard.items()}
+    assert {key: pool.address for key, pool in addresses.items() if pool is not None} == dict.fromkeys(
+        heard, ("127.0.0.1", 8001)
+    )
     for key, state in heard.items():
         assert runtimes.latest(target_key(state.node, state.model, state.replica)) is not None, key
         assert pools.runtime(target_key(state.node, state.model, state.replica)) is not None

@@ -61,9 +61,6 @@ class Metadata:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Metadata) and self._pairs == other._pairs
 
-    def __hash__(self) -> int:
-        return hash(self._pairs)
-
     def __repr__(self) -> str:
         # Names only: values are other people's secrets.
         return f"Metadata({', '.join(name for name, _ in self._pairs)})"

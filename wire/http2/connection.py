@@ -25,6 +25,7 @@ from typing import Final
 
 from wire.errors import LocalProtocolError
 from wire.http1.fields import Field
+from wire.http2.abuse import REASONS, Abuse
 from wire.http2.alarms import Alarm
 from wire.http2.config import Http2Config
 from wire.http2.events import ConnectionEnded, Drained, Event
@@ -96,7 +97,10 @@ class Http2Connection:
         self._streams.clear()
         session = self._session
         session.alarms.clear_all()
-        session.goaway(fault.code, fault.why.encode("ascii", "replace")[:_DEBUG_BYTES_MAX])
+        # gRPC's clients ping half as often once they read exactly this (proposal A8).
+        pings = fault.reason == REASONS[Abuse.PINGS]
+        debug = b"too_many_pings" if pings else fault.why.encode("ascii", "replace")[:_DEBUG_BYTES_MAX]
+        session.goaway(fault.code, debug)
         events.append(ConnectionEnded(fault.code, fault.reason, fault.why))
 
     # --- our output ---
@@ -261,6 +265,11 @@ class Http2Connection:
         session.drain_ping = DRAIN_PING
         session.alarms.set(Alarm.DRAIN, session.now + session.config.drain_s)
         session.outbox.ordered(encode_goaway(STREAM_ID_MAX, ErrorCode.NO_ERROR) + encode_ping(DRAIN_PING))
+
+    @property
+    def queued_bytes_total(self) -> int:
+        """Content that waits in the queues of all streams."""
+        return sum(stream.queue.queued_bytes for stream in self._streams.values() if stream.queue is not None)
 
     @property
     def streams_open(self) -> int:

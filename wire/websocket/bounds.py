@@ -74,7 +74,8 @@ class Bounds(Extension):
         self._message_len += len(data)
         return data
 
-    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
+    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: object) -> bytes | CloseReason | None:
+        """`fin`: a truth value, given by position."""
         if self._control:
             return None
         if not fin and self._frame_len < WEBSOCKET_SMALL_FRAME_BYTES:

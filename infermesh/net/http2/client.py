@@ -44,12 +44,25 @@ class ClientOwner(Protocol):
     def has_room(self, connection: Http2ClientConnection) -> None:
         """A stream has ended, or the peer allows more of them."""
 
+    def answered(self, connection: Http2ClientConnection) -> None:
+        """The first answer has begun."""
+
     def forget(self, connection: Http2ClientConnection) -> None:
         """The connection is closed, or takes no further streams. Called once or more."""
 
 
 class Http2ClientConnection(Http2Endpoint):
-    __slots__ = ("_config", "_owner", "_reserved", "_streams", "exchanges", "pinged_too_often", "retiring", "serial")
+    __slots__ = (
+        "_answered",
+        "_config",
+        "_owner",
+        "_reserved",
+        "_streams",
+        "exchanges",
+        "pinged_too_often",
+        "retiring",
+        "serial",
+    )
 
     def __init__(
         self,
@@ -67,6 +80,7 @@ class Http2ClientConnection(Http2Endpoint):
         self._owner = owner
         self._streams: dict[int, Http2UpstreamStream] = {}
         self._reserved = 0
+        self._answered = False
         self.exchanges = 0
         self.retiring = False  # No new streams; the end comes with the last one.
         self.pinged_too_often = False
@@ -169,6 +183,9 @@ class Http2ClientConnection(Http2Endpoint):
                 case DataReceived():
                     stream.on_data(event)
                 case HeadersReceived():
+                    if not self._answered:
+                        self._answered = True
+                        self._owner.answered(self)
                     stream.on_head(event)
                 case TrailersReceived():
                     stream.on_trailers(event.fields)

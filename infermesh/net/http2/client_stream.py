@@ -187,6 +187,7 @@ class Http2UpstreamStream(Http2Stream):
         """Reset by the peer, or by the machine for a fault of the peer; or its connection takes it no more."""
         self.unprocessed = event.code == ErrorCode.REFUSED_STREAM and event.remote
         self.reset_code = event.code
+        self.reused = self.unprocessed  # A peer that answers by a reset is not stale.
         by = "by the peer" if event.remote else "here, for a fault of the peer"
         self._fail(ConnectionLost(f"stream reset {by}: {event.why} ({_name_of(event.code)})"))
 

@@ -29,6 +29,7 @@ from wire.http2.frames import ErrorCode
 if TYPE_CHECKING:
     from infermesh.net.http2.stream import Http2Stream
 
+_UNSENT_HIGH_BYTES: Final = 262_144
 _LINGER_S: Final = 2.0
 _LINGER_BYTES_MAX: Final = 1 << 20
 _PING: Final = b"infrmesh"  # Any eight bytes: which ping is answered does not matter, only that one is.
@@ -206,7 +207,16 @@ class Http2Endpoint(Connection):
             if not data:
                 break
             self.write(data)
+        if self.backlog_len > BACKLOG_HIGH_BYTES and machine.unsent_bytes > _UNSENT_HIGH_BYTES:
+            # Heads and answers to control frames wait for no window: a peer that asks and does not read is not heard.
+            self.pause()
+        elif self.paused:
+            self.resume()
         machine.take_drained()  # What was held back is looked at here, whichever way it became less.
+
+    @property
+    def unsent_len(self) -> int:
+        return self.backlog_len + self.machine.unsent_bytes + self.machine.queued_bytes_total
 
     def on_sent(self) -> None:
         """The machine's output is with the kernel, or waits for the peer."""
@@ -275,6 +285,7 @@ class Http2Endpoint(Connection):
         elif self._ping_by <= now:
             self.lose(f"no answer to a ping for {self._times.ping_timeout_s} s (ping_timeout_s)")
         elif self._idle_by <= now and not self._ended:
+            self._idle_by = math.inf
             self.on_idle()
         else:
             if self._send_by <= now:

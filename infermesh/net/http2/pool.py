@@ -171,6 +171,9 @@ class Http2Pool:
         deadline = trio.current_time() + self._limits.connect_timeout_s
         try:
             sock = await dial(self._address, deadline)
+            if self._closed:
+                sock.close()
+                raise ConnectionLost("its pool was closed")
             connection = self._connection(sock, opening.serial)
             self._all[connection] = None
             if self._secure is None:
@@ -219,6 +222,11 @@ class Http2Pool:
     def has_room(self, connection: Http2ClientConnection) -> None:
         if self._freed:
             self._freed.unpark(count=connection.room)
+
+    def answered(self, connection: Http2ClientConnection) -> None:
+        if connection.tls is not None and self._secure is not None:
+            # The ticket came after the handshake, with or before the first answer.
+            self._secure.remember(connection.tls)
 
     def forget(self, connection: Http2ClientConnection) -> None:
         self._plan.drop(connection)

@@ -160,6 +160,13 @@ class Http2ServerConnection(Http2Endpoint):
             self.machine.drain()
             self.flush()
 
+    def on_idle(self) -> None:
+        """A request may be on its way: the client is warned, and only then is it over."""
+        if self.machine.draining:
+            self.say_goodbye()
+        else:
+            self.wind_down()
+
     # --- events: plain calls; what one raises ends its stream only ---
 
     def on_http_event(self, event: Event) -> None:

@@ -87,7 +87,9 @@ class Http2ServerStream(Http2Stream):
 
     def respond(self, status: int, fields: Sequence[Field], body: bytes = b"", *, method: bytes = b"GET") -> None:
         """A whole response with its length; then `finish`."""
-        whole = [_STATUS[status], *fields, (b"content-length", b"%d" % len(body))]
+        whole = [_STATUS[status], *fields]
+        if status not in (204, 304):  # RFC 9110 section 8.6.
+            whole.append((b"content-length", b"%d" % len(body)))
         if method == b"HEAD" or not body:
             self.send_head(whole, end=True)
         else:

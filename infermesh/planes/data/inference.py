@@ -68,7 +68,7 @@ class Inference:
                 tenant=facts.tenant,
                 deadline=facts.deadline,
                 predicted_ttft_ms=first.ttft_ms if first else 0.0,
-                work_ms=_slot_ms(first) if first else 0.0,
+                work_ms=slot_ms(first) if first else 0.0,
             ),
             self,
         )
@@ -211,7 +211,7 @@ class Inference:
             self._parts.gate.leave(ticket)
 
 
-def _slot_ms(prediction: Prediction) -> float:
+def slot_ms(prediction: Prediction) -> float:
     """How long the request will hold its slot. Without the wait for one, which is admission's to add, and without
     penalties, which compare targets and take no time: with them a full fleet would promise room far too late."""
     return prediction.network_ms + prediction.prefill_ms + prediction.decode_ms

@@ -126,10 +126,23 @@ class Pools:
             self._states.pop(node, None)
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """(in use, idle) connections by node; runtimes under their target's key."""
-        named: dict[str, UpstreamPool] = {str(name): pool for name, pool in self._peers.items()}
-        named.update((str(name), pool) for name, pool in self._runtimes.items())
-        return {name: (pool.open_len - pool.idle_len, pool.idle_len) for name, pool in sorted(named.items())}
+        """(in use, idle) connections by node, whatever they speak; runtimes under their target's key."""
+        found: dict[str, tuple[int, int]] = {}
+        seen: set[Http2Pool] = set()
+        pools: list[tuple[str, UpstreamPool | Http2Pool]] = [
+            *self._peers.items(),
+            *self._runtimes.items(),
+            *self._grpc_peers.items(),
+            *self._grpc_runtimes.items(),
+        ]
+        for name, pool in pools:
+            if isinstance(pool, Http2Pool):
+                if pool in seen:
+                    continue  # A runtime's models share one.
+                seen.add(pool)
+            used, idle = found.get(name, (0, 0))
+            found[name] = (used + pool.open_len - pool.idle_len, idle + pool.idle_len)
+        return dict(sorted(found.items()))
 
     def close(self) -> None:
         for pool in [*self._peers.values(), *self._runtimes.values()]:

@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 
 from tests.bench.dataplane.__main__ import machine
-from tests.bench.grpc import passthrough, proxies
+from tests.bench.grpc import passthrough, proxies, servers
 from tests.bench.grpc.figures import Samples, render
 
-PARTS = ("passthrough",)
+PARTS = ("passthrough", "servers", "h2c")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -50,7 +50,16 @@ def main(arguments: Sequence[str]) -> int:
     parts: list[tuple[Samples, list[tuple[str, str]]]] = []
     if "passthrough" in options.parts.split(","):
         found = passthrough.run(proxies.ROWS, passthrough.WORKLOADS, windows, options.cache, say)
-        parts.append((found, [(proxies.OURS, "envoy")]))
+        parts.append((found, [(proxies.OURS, "envoy"), (proxies.OURS, "envoy-lean")]))
+    plans = {
+        "servers": (servers.GRPC_SERVERS, servers.GRPC_WORK, servers.ask_echo),
+        "h2c": (servers.H2C_SERVERS, servers.H2C_WORK, servers.ask_page),
+    }
+    for part, (contestants, works, ready) in plans.items():
+        if part in options.parts.split(","):
+            plan = servers.Plan(part, contestants, works, ready, options.rounds, 0.2 if options.quick else 1.0)
+            pairs = [(contestants[0].name, other.name) for other in contestants[1:]]
+            parts.append((servers.run(plan, options.cache, say), pairs))
     if options.json:
         document = {
             "machine": facts,

@@ -50,6 +50,7 @@ class Workload:
 
 WORKLOADS = (
     Workload("unary_max", "call", 8, 8),
+    Workload("unary_64c", "call", 64, 1),
     Workload("unary_1000/s", "call", 8, 8, rate=1000.0),
     Workload("s64_max", "frame", 8, 8, tokens=200),
     Workload("s200x40", "frame", 10, 20, tokens=80, pace=40.0),
@@ -118,7 +119,7 @@ def run(
                     say(f"round {number + 1} of {windows.rounds}: {row.name}")
                     folder = Path(scratch) / f"{row.name}-{number}"
                     folder.mkdir()
-                    place = Place(folder, cache, backend.grpc_port, backend.http_port, _free_ports(2), proxy_core)
+                    place = Place(folder, cache, backend.grpc_port, backend.http_port, free_ports(2), proxy_core)
                     try:
                         _run_row(row, place, backend, workloads, windows, samples)
                     except Unavailable as reason:
@@ -205,7 +206,7 @@ def _check_answers(channel: grpc.Channel) -> None:
         raise ValueError(f"a stream of {len(tokens)} messages is not what the backend sends")
 
 
-def _free_ports(count: int) -> tuple[int, ...]:
+def free_ports(count: int) -> tuple[int, ...]:
     """Ports that were free a moment ago; held together so that no two are the same."""
     socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = tuple(int(sock.getsockname()[1]) for sock in socks)

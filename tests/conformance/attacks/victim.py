@@ -29,9 +29,14 @@ class Victim:
     daemon: Daemon
     port: Port
 
+    @property
+    def label(self) -> str:
+        """Of the port, in metrics."""
+        return self.port.name.partition("-")[0]
+
     def counted(self, reason: str) -> float:
         """How often a connection or request on this port was ended for that reason."""
-        return self.daemon.counter("infermesh_bad_requests_total", port=self.port.name.partition("-")[0], reason=reason)
+        return self.daemon.counter("infermesh_bad_requests_total", port=self.label, reason=reason)
 
     def rss_bytes(self) -> int:
         return self._status("VmRSS")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 
 import pytest
 from google.rpc.status_pb2 import Status
@@ -10,8 +11,9 @@ from google.rpc.status_pb2 import Status
 from infermesh.testing.waiting import wait_until
 from tests.conformance.grpc.calling import raw_grpc
 from tests.conformance.http2.frames import Code as H2Code
-from tests.conformance.http2.frames import Kind
+from tests.conformance.http2.frames import Kind, ping
 from wire.grpc import Code
+from wire.limits import HTTP2_PINGS_MAX
 
 
 @pytest.mark.parametrize("code", list(Code)[1:])
@@ -81,3 +83,11 @@ async def test_a_call_that_ends_is_told_to_metrics_once_with_its_code() -> None:
         await raw.call(3, "Fail", b"\x05")
         await wait_until(lambda: len(raw.node.ended) == 2, "both ended")
         assert [code for _, code in raw.node.ended] == [Code.OK, Code.NOT_FOUND]
+
+
+async def test_a_client_that_pings_too_often_is_told_in_the_words_that_grpc_clients_heed() -> None:
+    async with raw_grpc() as raw:
+        await raw.send(*(ping(struct.pack(">Q", number)) for number in range(HTTP2_PINGS_MAX + 1)))
+        (*_, last) = await raw.until(lambda each: each.kind == Kind.GOAWAY)
+    assert last.code == H2Code.ENHANCE_YOUR_CALM
+    assert last.payload[8:] == b"too_many_pings"

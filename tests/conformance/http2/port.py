@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import trio
 
-from tests.conformance.http2.raw_peer import RawPeer, Response
+from tests.conformance.http2.raw_peer import ANSWER_S, RawPeer, Response
 
 HOST = "127.0.0.1"
 
@@ -47,11 +47,18 @@ class Port:
         return stream
 
     @asynccontextmanager
-    async def peer(self) -> AsyncIterator[RawPeer]:
+    async def peer(self, *, patience_s: float = ANSWER_S) -> AsyncIterator[RawPeer]:
         """A connected peer that has said nothing yet."""
         stream = await self.dial()
         try:
-            yield RawPeer(stream, scheme=self.scheme, authority=self.authority, path=self.path, status=self.status)
+            yield RawPeer(
+                stream,
+                scheme=self.scheme,
+                authority=self.authority,
+                path=self.path,
+                status=self.status,
+                patience_s=patience_s,
+            )
         finally:
             await trio.aclose_forcefully(stream)
 

@@ -62,15 +62,23 @@ class Response:
 
 class RawPeer:
     """One connection. `scheme`, `authority` and `path` are what its requests ask for unless told otherwise, `status`
-    is of their answers."""
+    is of their answers. `patience_s`: for whatever it waits for."""
 
     def __init__(
-        self, stream: trio.abc.Stream, *, scheme: bytes, authority: bytes, path: bytes, status: int = 200
+        self,
+        stream: trio.abc.Stream,
+        *,
+        scheme: bytes,
+        authority: bytes,
+        path: bytes,
+        status: int = 200,
+        patience_s: float = ANSWER_S,
     ) -> None:
         self.scheme = scheme
         self.authority = authority
         self.path = path
         self.status = status
+        self.patience_s = patience_s
         self.encoder = hpack.Encoder()
         self.server_settings: dict[int, int] = {}
         self.seen: list[Frame] = []
@@ -88,19 +96,51 @@ class RawPeer:
 
     async def send(self, *frames: bytes) -> None:
         """In one write. A server that has closed the connection already is no error here: what it said is."""
-        with trio.fail_after(ANSWER_S):
+        with trio.fail_after(self.patience_s):
             with contextlib.suppress(trio.BrokenResourceError):
                 await self._stream.send_all(b"".join(frames))
 
     async def flood(self, frames: Iterable[bytes], *, within_s: float = 20.0) -> int:
-        """Frames, some at a time, until all are sent or the server takes no more: how many went out."""
+        """Frames, some at a time, until all are sent or the server takes no more: how many went out.
+
+        What the server says meanwhile is read, for a connection that was reset has nothing left to read.
+        """
         sent = 0
         each = iter(frames)
-        with trio.move_on_after(within_s), contextlib.suppress(trio.BrokenResourceError):
+        with trio.move_on_after(within_s):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_on)
+                with contextlib.suppress(trio.BrokenResourceError):
+                    while batch := list(itertools.islice(each, _BATCH_FRAMES)):
+                        await self._stream.send_all(b"".join(batch))
+                        sent += len(batch)
+                nursery.cancel_scope.cancel()
+        return sent
+
+    async def send_unread(self, frames: Iterable[bytes]) -> None:
+        """Frames, with nothing read meanwhile, until the server has closed the connection."""
+        each = iter(frames)
+        with contextlib.suppress(trio.BrokenResourceError):
             while batch := list(itertools.islice(each, _BATCH_FRAMES)):
                 await self._stream.send_all(b"".join(batch))
-                sent += len(batch)
-        return sent
+
+    async def drip(self, pieces: Iterable[bytes], *, every_s: float) -> None:
+        """A piece now and then, until all are sent or the server has closed the connection."""
+        async with trio.open_nursery() as nursery:
+
+            async def stop_at_the_end() -> None:
+                await self._read_on()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_at_the_end)
+            for piece in pieces:
+                await self.send(piece)
+                await trio.sleep(every_s)
+            nursery.cancel_scope.cancel()
+
+    async def _read_on(self) -> None:
+        while await self._read():
+            pass
 
     def fields(self, method: bytes = b"GET", *extra: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
         """The field list of a request that nothing is wrong with."""
@@ -150,14 +190,14 @@ class RawPeer:
 
     async def next_frame(self) -> Frame | None:
         """None: the server has closed the connection."""
-        with trio.move_on_after(ANSWER_S):
+        with trio.move_on_after(self.patience_s):
             while (found := take_frame(self._buffer)) is None:
                 if not await self._read():
                     return None
             self.seen.append(found)
             self._note_block(found)
             return found
-        raise AssertionError(f"nothing came for {ANSWER_S:g} s, before that: {self.story()}")
+        raise AssertionError(f"nothing came for {self.patience_s:g} s, before that: {self.story()}")
 
     async def until(self, wanted: Predicate) -> list[Frame]:
         """The frames up to and with the first that is wanted. The end of the connection is a failure."""
@@ -240,13 +280,24 @@ class RawPeer:
                 return
         raise AssertionError(f"closed without {names}: {self.story()}")
 
+    async def line_block(self) -> bytes:
+        """A head of HTTP/1.1, up to its empty line."""
+        end = b"\r\n\r\n"
+        with trio.move_on_after(self.patience_s):
+            while end not in self._buffer and await self._read():
+                pass
+        head, found, rest = bytes(self._buffer).partition(end)
+        assert found, f"no head of HTTP/1.1: {head[:200]!r}"
+        self._buffer[:] = rest
+        return head
+
     async def bytes_end(self) -> bytes:
         """All that the server says, whatever it is, until it closes the connection."""
-        with trio.move_on_after(ANSWER_S):
+        with trio.move_on_after(self.patience_s):
             while await self._read():
                 pass
             return bytes(self._buffer)
-        raise AssertionError(f"still open after {ANSWER_S:g} s, having said {bytes(self._buffer[:200])!r}")
+        raise AssertionError(f"still open after {self.patience_s:g} s, having said {bytes(self._buffer[:200])!r}")
 
     def story(self) -> str:
         return "; ".join(map(str, self.seen[-12:])) or "nothing"

@@ -102,15 +102,19 @@ async def test_a_client_that_waits_to_be_invited_is() -> None:
 # --- limits ---
 
 
-async def test_a_body_that_states_a_length_beyond_the_limit_is_refused_at_its_head() -> None:
+async def test_a_body_that_states_a_length_beyond_the_limit_is_refused_at_its_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("infermesh.net.http2.server.LINGER_S", 0.05)
     async with serving(limits=ServerLimits(body_bytes_max=10)) as served, await H2Client.dial(served.address) as client:
         stream_id = await client.ask("POST", "/echo", headers=[("content-length", "11")], end=False)
         answer = await client.answer(stream_id)
         assert answer.status == 413
         assert served.faults == ["body_oversized"]
-        # The rest is not wanted, and the client is told so without an error (RFC 9113 section 8.1).
+        # The rest is not wanted, and the client is told so without an error.
+        resets = [answer.reset]
         await client.read_until(lambda: answer.reset is not None)
-        assert answer.reset == NO_ERROR
+        assert [*resets, answer.reset] == [None, NO_ERROR]
         assert bytes((await client.fetch("POST", "/echo", b"0123456789")).body) == b"0123456789"
 
 
@@ -176,13 +180,44 @@ async def test_a_client_that_takes_no_output_is_cut_off() -> None:
         assert served.faults == ["send_timed_out"]
 
 
-async def test_a_connection_without_streams_is_ended_with_goaway() -> None:
+async def test_a_connection_without_streams_is_ended_once_its_client_was_warned() -> None:
     limits = ServerLimits(idle_timeout_s=0.05)
-    async with serving(limits=limits) as served, await H2Client.dial(served.address) as client:
-        assert (await client.fetch("POST", "/slow")).status == 200
-        await client.read_until(lambda: False)
-        assert [int(goaway.error_code or 0) for goaway in client.goaways] == [NO_ERROR]
+    async with serving(limits=limits) as served, await RawClient.dial(served.address) as client:
+        await client.send(head(1))
+        await client.next_of(DATA)
+        ping = await client.next_of(PING)
+        await client.send(head(3))  # It was on its way.
+        await client.send(frame(PING, ACK, 0, ping.payload))
+        rest = await client.rest()
+        assert [f.stream_id for f in rest if f.kind == DATA] == [3]
+        assert [f.payload for f in client.seen if f.kind == GOAWAY][1] == b"\0\0\0\3\0\0\0\0"
         assert served.faults == []
+
+
+async def test_a_client_that_does_not_answer_the_warning_is_ended_all_the_same() -> None:
+    config = Http2Config(role=Role.SERVER, drain_s=0.02)
+    limits = ServerLimits(idle_timeout_s=0.02)
+    async with serving(limits=limits, config=config) as served, await RawClient.dial(served.address) as client:
+        assert [f.kind for f in await client.rest() if f.kind == GOAWAY] == [GOAWAY, GOAWAY]
+
+
+async def test_a_client_that_asks_and_does_not_read_is_not_heard_any_longer() -> None:
+    def answer(stream: Http2ServerStream, request: Request) -> None:
+        stream.respond(204, [(b"x-filler", b"%d" % stream.stream_id * 1000)])
+
+    async with serving(answer) as served, await RawClient.dial(served.address) as client:
+        await served.wait_until(lambda: bool(served.connections))
+        connection = served.connections[0]
+        stream_id = 1
+        with trio.move_on_after(10):
+            while not connection.paused:
+                with trio.move_on_after(0.5):
+                    await client.send(b"".join(head(stream_id + 2 * number) for number in range(100)))
+                stream_id += 200
+        assert connection.paused
+        assert connection.unsent_len < 8_000_000
+        while len({f.stream_id for f in client.seen if f.kind == HEADERS}) < len(served.streams) or connection.paused:
+            await client.next_frame()
 
 
 async def test_a_silent_client_with_a_stream_open_is_pinged_and_kept() -> None:

@@ -154,12 +154,13 @@ async def test_a_paused_stream_keeps_the_credit_until_it_is_resumed() -> None:
     async with serving(open_stream=readers) as served, await H2Client.dial(served.address) as client:
         await client.read_until(lambda: bool(client.settings))
         stream_id = await client.ask("POST", "/", b"x", end=False)
-        await served.wait_until(lambda: bool(readers.made))
+        await served.wait_until(lambda: bool(readers.made) and readers.made[0].data == b"x")
         stream = readers.made[0].stream
         stream.pause()
         window = client.machine.local_flow_control_window(stream_id)
         while room := client.machine.local_flow_control_window(stream_id):
             await client.send_data(stream_id, b"x" * min(room, 16_384))
+        await served.wait_until(lambda: len(readers.made[0].data) == window + 1)
         stream.resume()
         await client.read_until(lambda: client.machine.local_flow_control_window(stream_id) == window + 1)
 
@@ -320,10 +321,12 @@ async def test_what_is_said_to_a_stream_that_is_gone_is_dropped() -> None:
 
 
 async def test_a_reset_cancels_what_the_stream_waits_for_and_nothing_else() -> None:
+    started: list[int] = []
     cancelled: list[int] = []
 
     def answer(stream: Http2ServerStream, request: Request) -> SlowCall:
         async def call() -> None:
+            started.append(stream.stream_id)
             try:
                 await trio.sleep_forever()
             finally:
@@ -335,7 +338,7 @@ async def test_a_reset_cancels_what_the_stream_waits_for_and_nothing_else() -> N
         async with await H2Client.dial(served.address) as client:
             for _ in range(3):
                 await client.ask("GET", "/")
-            await served.wait_until(lambda: len(served.streams) == 3)
+            await served.wait_until(lambda: len(started) == 3)
             await client.reset(3)
             await served.wait_until(lambda: bool(cancelled))
             assert cancelled == [3]

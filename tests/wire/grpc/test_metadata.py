@@ -105,4 +105,3 @@ def test_values_are_found_by_name_and_never_printed() -> None:
     assert len(metadata) == 3
     assert repr(metadata) == "Metadata(x-a, x-b-bin, x-a)"
     assert metadata == Metadata(list(metadata))
-    assert hash(metadata) == hash(Metadata(metadata))

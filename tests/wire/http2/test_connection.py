@@ -259,6 +259,10 @@ def test_pings_wait_for_their_acks_in_bounded_number() -> None:
 # --- Ending ---
 
 
+def is_over(connection: Http2Connection) -> bool:
+    return connection.closed
+
+
 def last_ids(found: list[Frame]) -> list[tuple[int, int]]:
     return [
         (int.from_bytes(one.payload[:4], "big"), int.from_bytes(one.payload[4:8], "big"))
@@ -293,9 +297,9 @@ def test_streams_up_to_our_goaway_are_served_and_later_ones_ignored() -> None:
     ignored = frame(HEADERS, 4, 3, block(POST) + b"\x40\x01a\x01b") + content(3, b"x", end=True)
     assert judge(connection, ignored) == ((), [])
     assert judge(connection, frame(HEADERS, 5, 1, b"\xbe"))[1] == [TrailersReceived(1, [(b"a", b"b")])]
-    assert not connection.closed
+    assert not is_over(connection)
     connection.send_headers(1, OK, end_stream=True)
-    assert connection.closed
+    assert is_over(connection)
 
 
 def test_a_drain_loses_no_request() -> None:
@@ -306,7 +310,7 @@ def test_a_drain_loses_no_request() -> None:
     assert last_ids([warning]) == [(LAST, 0)]
     assert (ping.kind, ping.flags) == (PING, 0)
     assert connection.draining
-    assert not connection.closed
+    assert not is_over(connection)
     # What crossed the warning is served.
     assert judge(connection, head(3))[1] == [HeadersReceived(3, GET, True)]
     assert connection.receive(frame(PING, ACK, 0, ping.payload), 0.0) == []
@@ -314,7 +318,7 @@ def test_a_drain_loses_no_request() -> None:
     assert judge(connection, head(5)) == ((), [])
     for stream_id in (1, 3):
         connection.send_headers(stream_id, OK, end_stream=True)
-    assert connection.closed
+    assert is_over(connection)
     assert [found.kind for found in frames_of(take_all(connection))] == [HEADERS, HEADERS]
 
 
@@ -324,10 +328,10 @@ def test_a_drain_does_not_wait_for_ever_for_its_ping() -> None:
     take_all(connection)
     assert connection.wake_at == 5.0
     assert connection.on_wake(4.9) == []
-    assert not connection.closed
+    assert not is_over(connection)
     assert connection.on_wake(5.0) == []
     assert last_ids(frames_of(take_all(connection))) == [(0, 0)]
-    assert connection.closed
+    assert is_over(connection)
 
 
 def test_a_second_drain_changes_nothing() -> None:

@@ -1,0 +1,241 @@
+"""A runtime of the Open Inference Protocol made of other people's parts: grpcio's server, in threads, and REST pages.
+
+Not a model: each method does one thing that a test can see from outside, whatever service its path names, and
+`seen` counts what reached the methods and how it left. Messages are bytes; a KServe request begins with its model's
+name, as protobuf writes it. The REST side serves the adapter of a GPU node, and `infer` by echoing.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+import trio
+from google.protobuf import any_pb2, wrappers_pb2
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from infermesh.testing.http_peer import HttpPeer, PeerRequest, PeerResponse, serve_http_peer
+from infermesh.testing.mesh_plan import RuntimeAt
+
+MODEL: Final = "echo"
+INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
+STREAM_INFER: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
+SERVICE: Final = "/test.Anything/"  # Names its model in metadata.
+THREADS: Final = 600  # One for each call under way.
+GIVE_UP_S: Final = 20.0
+Options = Sequence[tuple[str, Any]]
+Behaviour = Callable[..., Any]
+
+
+def named(model: str, rest: bytes = b"") -> bytes:
+    """A message whose first field is the model's name."""
+    return b"\x0a" + bytes([len(model)]) + model.encode() + rest
+
+
+@dataclass
+class Methods:
+    """What the runtime does, by the last word of a method's path; one object for each runtime."""
+
+    seen: Counter[str] = field(default_factory=Counter)
+    requests: list[bytes] = field(default_factory=list)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
+    time_left_s: list[float | None] = field(default_factory=list)
+    peers: set[str] = field(default_factory=set)  # Connections that calls came by.
+    wait_s: float = 0.0  # Before `Say` answers.
+    before_answer: Callable[[], object] | None = None  # So may this.
+    refuse_with: grpc.StatusCode | None = None  # What `Say` answers instead.
+    cancelled_at: list[float] = field(default_factory=list)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def count(self, what: str) -> None:
+        with self._changed:
+            self.seen[what] += 1
+            self._changed.notify_all()
+
+    def await_seen(self, what: str, times: int = 1) -> None:
+        """In a thread of the test's: until `what` was counted so often."""
+        with self._changed:
+            there = self._changed.wait_for(lambda: self.seen[what] >= times, GIVE_UP_S)
+        assert there, f"{what} was seen {self.seen[what]} times, not {times}"
+
+    # --- methods ---
+
+    def say(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        """The request back. Metadata that begins with `x-test-` comes back in the head and in the trailers."""
+        own = [(key, value) for key, value in context.invocation_metadata() if key.startswith("x-test-")]
+        self._note(request, context)
+        if self.wait_s:
+            self._sleep(context, self.wait_s)
+        if self.before_answer is not None:
+            self.before_answer()
+        if self.refuse_with is not None:
+            context.abort(self.refuse_with, "as told")
+        context.send_initial_metadata(own)
+        context.set_trailing_metadata([*own, ("x-trailing", "yes")])
+        return request
+
+    def fail(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        detail = any_pb2.Any()
+        detail.Pack(wrappers_pb2.StringValue(value="a detail"))
+        status = status_pb2.Status(code=9, message="as told: 100 % früh", details=[detail])
+        context.set_trailing_metadata([("x-why", "told to")])
+        context.abort_with_status(rpc_status.to_status(status))
+
+    def squeeze(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self._note(request, context)
+        context.set_compression(grpc.Compression.Gzip)
+        return request
+
+    def wait(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        """Never answers by itself."""
+        self._note(request, context)
+        self._sleep(context, GIVE_UP_S)
+        return b""
+
+    def count_up(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """As many messages as the last byte of the request says."""
+        self._note(request, context)
+        for number in range(request[-1]):
+            yield b"%d" % number
+
+    def pour(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """16 KiB each, for ever."""
+        self._note(request, context)
+        context.add_callback(lambda: self.count("cancelled"))
+        while context.is_active():
+            self.count("poured")
+            yield bytes(16_384)
+
+    def trickle(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """One message, and then nothing."""
+        self._note(request, context)
+        yield b"first"
+        self._sleep(context, GIVE_UP_S)
+
+    def join(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        parts = list(requests)
+        self._note(parts[0] if parts else b"", context)
+        return b"|".join(parts)
+
+    def drink(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        """How many bytes came; takes none before it is told to."""
+        self._note(b"", context)
+        self.await_seen("thirsty")
+        return b"%d" % sum(map(len, requests))
+
+    def chat(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Its head at once; then each message back as it comes."""
+        self._note(b"", context)
+        context.add_callback(lambda: self.count("cancelled"))
+        context.send_initial_metadata([("x-hello", "there")])
+        for request in requests:
+            self.count("heard")
+            yield request
+
+    # --- inside ---
+
+    def _note(self, request: bytes, context: grpc.ServicerContext) -> None:
+        self.requests.append(request)
+        self.metadata.append({pair[0]: pair[1] for pair in context.invocation_metadata()})
+        self.time_left_s.append(context.time_remaining())
+        self.peers.add(context.peer())
+        self.count("begun")
+
+    def _sleep(self, context: grpc.ServicerContext, seconds: float) -> None:
+        """Or until the call is over."""
+        over = threading.Event()
+        if not context.add_callback(over.set):
+            over.set()
+        if over.wait(seconds):
+            self.cancelled_at.append(time.monotonic())
+            self.count("cancelled")
+
+
+class _AnyService(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Finds the method by the last word of the path."""
+
+    def __init__(self, methods: Methods) -> None:
+        unary = {"Say": methods.say, "ModelInfer": methods.say, "Predict": methods.say, "Fail": methods.fail}
+        unary |= {"Squeeze": methods.squeeze, "Wait": methods.wait}
+        streams = {"Count": methods.count_up, "Pour": methods.pour, "Trickle": methods.trickle}
+        self._by_name = {
+            **_handlers(grpc.unary_unary_rpc_method_handler, unary),
+            **_handlers(grpc.unary_stream_rpc_method_handler, streams),
+            **_handlers(grpc.stream_unary_rpc_method_handler, {"Join": methods.join, "Drink": methods.drink}),
+            **_handlers(grpc.stream_stream_rpc_method_handler, {"Chat": methods.chat, "ModelStreamInfer": methods.chat}),
+        }
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        return self._by_name.get(call.method.rsplit("/", 1)[-1])
+
+
+def _handlers(make: Callable[[Behaviour], Any], behaviours: dict[str, Behaviour]) -> dict[str, Any]:
+    return {name: make(behaviour) for name, behaviour in behaviours.items()}
+
+
+@dataclass
+class KServeRuntime:
+    """One runtime: how to do things to it, and where it is."""
+
+    at: RuntimeAt
+    methods: Methods
+    server: grpc.Server
+    pages: HttpPeer
+
+
+@asynccontextmanager
+async def kserve_runtime(
+    *, model: str = MODEL, slots: int = 64, options: Options = ()
+) -> AsyncIterator[KServeRuntime]:
+    """Serves until the end of the block. `options`: of grpcio's server."""
+    methods = Methods()
+    with ThreadPoolExecutor(THREADS) as threads:
+        unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        server = grpc.server(threads, options=[*unlimited, *options])
+        server.add_generic_rpc_handlers((_AnyService(methods),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            async with trio.open_nursery() as nursery:
+                pages: HttpPeer = await nursery.start(serve_http_peer, _pages_of(model))
+                at = RuntimeAt(pages.base_url, model, slots, kind="kserve", grpc_address=("127.0.0.1", port))
+                yield KServeRuntime(at, methods, server, pages)
+                nursery.cancel_scope.cancel()
+        finally:
+            stopped = server.stop(0)
+            await trio.to_thread.run_sync(stopped.wait)
+
+
+def _pages_of(model: str) -> Callable[[PeerRequest, PeerResponse], Any]:
+    """The Open Inference Protocol in REST: what the adapter asks, and an `infer` that gives its body back."""
+
+    async def answer(request: PeerRequest, response: PeerResponse) -> None:
+        kind = [(b"content-type", b"application/json")]
+        match (request.method, request.target):
+            case ("POST", "/v2/repository/index"):
+                await response.send(json.dumps([{"name": model, "state": "READY"}]).encode(), headers=kind)
+            case ("GET", target) if target == f"/v2/models/{model}/ready" or target == "/v2/health/ready":
+                await response.send()
+            case ("GET", target) if target == f"/v2/models/{model}":
+                await response.send(json.dumps({"name": model, "platform": "test"}).encode(), headers=kind)
+            case ("POST", target) if target.startswith(f"/v2/models/{model}/") and target.endswith("/infer"):
+                sent = [(b"x-sent-" + name, value) for name, value in request.headers if name.startswith(b"x-infer")]
+                await response.send(request.body, headers=[*kind, *sent])
+            case ("POST", target) if target == f"/v2/models/{model}/generate_stream":
+                await response.start(200, [(b"content-type", b"text/event-stream"), (b"transfer-encoding", b"chunked")])
+                for word in ("one", "two"):
+                    await response.write(f'data: {{"text_output": "{word}"}}\n\n'.encode())
+                await response.finish()
+            case _:
+                await response.send(b'{"error": "unknown"}', status=404, headers=kind)
+
+    return answer
