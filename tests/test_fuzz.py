@@ -40,8 +40,16 @@ DECODERS = {
     "wire/websocket/handshake.py": "websocket_opening",
     "wire/websocket/machine.py": "websocket_frames",
     "infermesh/core/trust/identity.py": "certificate",
+    "infermesh/planes/data/grpc_models.py": "grpc_model",
+    "infermesh/planes/data/h2c.py": "http1_request",
     "infermesh/planes/data/heads.py": "load_hint",
+    "infermesh/planes/data/kserve.py": "http1_request",
     "infermesh/planes/data/peek.py": "request_body",
+    "infermesh/planes/data/websocket_messages.py": "websocket_request",
+    "infermesh/planes/signal/adapters/runtime/kserve_index.py": "runtime_pages",
+    "infermesh/planes/signal/adapters/runtime/kserve_page.py": "runtime_pages",
+    "infermesh/planes/signal/adapters/runtime/openai_models.py": "runtime_pages",
+    "infermesh/planes/signal/adapters/runtime/vllm_page.py": "runtime_pages",
     "infermesh/planes/signal/codec.py": "state_stream",
 }
 

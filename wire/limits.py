@@ -299,7 +299,7 @@ LIMITS: Final[tuple[Limit, ...]] = (
         "HTTP2_WINDOW_UPDATES_MAX",
         HTTP2_WINDOW_UPDATES_MAX,
         "frames",
-        "WINDOW_UPDATE received in 30 s, and 20 more for each HEADERS or DATA frame that we sent",
+        "WINDOW_UPDATE received in 30 s; 20 more for each HEADERS or DATA that we sent, 8 for each header block",
         "GOAWAY ENHANCE_YOUR_CALM, reason window_updates",
     ),
     Limit(

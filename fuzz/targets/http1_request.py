@@ -1,7 +1,8 @@
 """Invariant: a request head is refused, or read the same however cut, as h11 reads it, and writes back the same.
 
 Differential: what we accept, h11 accepts with the same method, target, fields and framing (we may be stricter).
-The `x-infermesh-*` fields are read from each accepted head too: a value or RequestRefused.
+From each accepted head all is read that the front door reads: hints (or RequestRefused), a KServe path, an upgrade to
+h2c, whose settings start an HTTP/2 connection or are refused.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import h11
 
 from fuzz.target import Target, Violation, agreed, demand
 from infermesh.planes.data.errors import RequestRefused
+from infermesh.planes.data.h2c import h2c_settings
+from infermesh.planes.data.kserve import parse_model_path
 from infermesh.planes.data.peek import read_hints
 from wire.errors import RemoteProtocolError
 from wire.http1 import (
@@ -22,8 +25,11 @@ from wire.http1 import (
     head_end,
     parse_request_head,
 )
+from wire.http2.config import Http2Config, Role
+from wire.http2.connection import Http2Connection
 
 Outcome = tuple[str, object]
+_CONFIG = Http2Config(Role.SERVER)
 
 
 def read(pieces: Sequence[bytes]) -> Outcome:
@@ -54,6 +60,14 @@ def check(data: bytes) -> Hashable:
         demand(error.status == 400, "a hint refused with another status", error.status)
         return "hint refused", error.code
     demand(hints.deadline_s > 0, "deadline", hints)
+    call = parse_model_path(head.path)
+    demand(call is None or len(call.model) <= 256, "model", call)
+    settings = h2c_settings(head)
+    if settings is not None:
+        try:
+            Http2Connection(_CONFIG, 0.0).start_upgraded(settings, 0.0)
+        except RemoteProtocolError:
+            return "upgrade refused"
     return kind, head.minor, min(head.framing, 1), head.keep_alive
 
 
@@ -147,6 +161,9 @@ WORDS = (
     b"1e3",
     b"nan",
     b"inf",
+    b"/v2/models/a%2Fb/versions/1/infer",
+    b"Upgrade: h2c",
+    b"HTTP2-Settings: AAMAAABkAAQAAP__",
 )
 
-TARGET = Target(check=check, seeds=seeds, covers=("wire.http1", "infermesh.planes.data.peek"), words=WORDS)
+TARGET = Target(check=check, seeds=seeds, covers=("wire.http1", "infermesh.planes.data"), words=WORDS)

@@ -31,6 +31,11 @@ T = TypeVar("T")
 class ConnectFailed(Exception):
     """No connection could be had; `str()` says to whom and why."""
 
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        """`timed_out`: nothing was answered, which proves nothing; else the peer, or whoever has its address, was."""
+        super().__init__(message)
+        self.timed_out = timed_out
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLimits:
@@ -138,7 +143,8 @@ class UpstreamPool:
                     return await self._open(min(deadline, trio.current_time() + self._limits.connect_timeout_s))
                 await self._freed.park()
         raise ConnectFailed(
-            f"no free connection to {host}:{port} in time: all {self._plan.opened} are busy (connections_max)"
+            f"no free connection to {host}:{port} in time: all {self._plan.opened} are busy (connections_max)",
+            timed_out=True,
         )
 
     async def _open(self, deadline: float) -> UpstreamConnection:
@@ -163,7 +169,8 @@ class UpstreamPool:
                     self._secure.failed(str(error))
             if isinstance(error, ConnectionLost | OSError):
                 host, port = self._address
-                raise ConnectFailed(f"cannot connect to {host}:{port}: {error}") from error
+                late = trio.current_time() >= deadline
+                raise ConnectFailed(f"cannot connect to {host}:{port}: {error}", timed_out=late) from error
             raise
 
     def give_back(self, up: UpstreamConnection) -> None:

@@ -25,15 +25,14 @@ from infermesh.core.model.targets import RoutingView
 from infermesh.core.routing.admission import Admission
 from infermesh.core.routing.budget import HedgeBudget, RetryBudget
 from infermesh.core.routing.router import Router
-from infermesh.net.asker import Request, SlowCall
 from infermesh.net.connection import Connection
-from infermesh.net.http1 import ServerConnection, StreamedResponse
 from infermesh.net.http2 import Http2ServerConnection
 from infermesh.net.listener import Listener, listen
+from infermesh.net.peer_tls import PeerTls
 from infermesh.net.pool import PoolLimits
 from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
-from infermesh.net.tls import TlsEpoch
+from infermesh.net.tls import HTTP2_ALPN, TlsEpoch
 from infermesh.node.admin_sources import NodeSources
 from infermesh.node.config import NodeConfig
 from infermesh.node.config_cores import admission_config, routing_config
@@ -60,7 +59,8 @@ from infermesh.planes.data.router_host import RouterHost
 from infermesh.planes.data.scoring_service import ScoringService
 from infermesh.planes.signal.liveness import LivenessTiming
 from infermesh.planes.signal.mesh_dialer import DialTiming, MeshDialer
-from infermesh.planes.signal.publisher import PING_PATH, SUBSCRIBE_PATH, Publisher, PublisherConfig
+from infermesh.planes.signal.publisher import Publisher, PublisherConfig
+from infermesh.planes.signal.state_service import StateService
 from infermesh.planes.signal.subscriber import SubscriberConfig, run_subscriber
 from wire.grpc.service import Service
 from wire.http1 import encode_response_head
@@ -111,6 +111,7 @@ class Node:
         self._epoch = TlsEpoch(identity) if identity is not None else None
         self._stopping = trio.Event()
         self._busy = Busy()
+        self._dialers: dict[NodeId, MeshDialer] = {}
         self.telemetry = Telemetry(config, __version__, rng)
         self._log = self.telemetry.log
         self._reactor = Reactor(on_crash=self._report_crash)
@@ -196,6 +197,7 @@ class Node:
             attempts=sum(map(self.router.inflight, view.targets)),
             forwarded=sum(map(self._local.inflight, view.targets)) if self._local is not None else 0,
             subscribers=self._publisher.subscribers,
+            following=sum(dialer.sockets for dialer in self._dialers.values()),
             sockets=len(self._reactor),
             unsent_bytes=self._unsent_bytes(),
             accepted={port: listener.connections for port, listener in self.sources.listeners.items()},
@@ -233,14 +235,22 @@ class Node:
                 dead_after_s=membership.dead_after_s,
             )
         )
-        dialer = MeshDialer(record, self._tls, timing=dial)
+        secure = PeerTls(peer, self._tls, self._report_handshake, alpn=HTTP2_ALPN)
+        dialer = self._dialers[peer] = MeshDialer(record, self._reactor, self._timers, secure, timing=dial)
         reports = PeerReports(self._control.post, self.telemetry.metrics)
         await run_subscriber(peer, dialer, reports, self._log, rng=self._rng, config=config)
 
     # --- parts ---
 
     def _mesh_services(self) -> list[Service]:
-        services: list[Service] = []
+        state = StateService(
+            self._me,
+            self._publisher,
+            report=self._on_own_state,
+            report_gpu=self._on_own_gpu,
+            refused=self._count_refused_report,
+        )
+        services: list[Service] = [state]
         if self.frontend is not None:
             services.append(ScoringService(self.frontend, self._timers, self._control.post))
         return services
@@ -300,7 +310,6 @@ class Node:
             self._local,
             self._services.mesh,
             epoch=self._tls,
-            answers={PING_PATH.encode(): _answer_ping, SUBSCRIBE_PATH.encode(): self._answer_subscribe},
         )
         sock = listen(section.listen.host, section.listen.port)
         return Listener(
@@ -310,15 +319,6 @@ class Node:
             turned_away=b"",
             on_turned_away=partial(self._count_turned_away, port.name),
         )
-
-    def _answer_subscribe(self, connection: ServerConnection, request: Request) -> SlowCall:
-        async def stream() -> None:
-            response = StreamedResponse(connection)
-            await self._publisher.serve(response)
-            if not response.finished:
-                connection.abort()  # Cut off: a clean end would say that the stream was whole.
-
-        return stream
 
     # --- what parts say to each other ---
 
@@ -355,6 +355,10 @@ class Node:
         self.telemetry.metrics.tls_handshakes_failed.child(port="", reason=reason).value += 1
         self._log.warning("handshake_failed", peer=peer, reason=reason, detail=why)
 
+    def _count_refused_report(self, reason: str) -> None:
+        label = "wrong_node" if reason == "other_node" else reason
+        self.telemetry.metrics.deltas_dropped.child(reason=label).value += 1
+
     def _count_turned_away(self, port: str) -> None:
         self.telemetry.metrics.connections_refused.child(port=port).value += 1
 
@@ -366,10 +370,6 @@ class Node:
             if address is not None
         }
         self._log.info("node_started", version=__version__, roles=roles, **ports)
-
-
-def _answer_ping(connection: ServerConnection, request: Request) -> None:
-    connection.respond(200, [])
 
 
 def _records(config: NodeConfig, now: float) -> list[NodeRecord]:

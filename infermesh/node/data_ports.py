@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from infermesh.core.trust import PeerIdentity
-from infermesh.net.http1 import Answer, ServerLimits
+from infermesh.net.http1 import ServerLimits
 from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
 from infermesh.net.tls import TlsEpoch
@@ -53,9 +53,7 @@ class PortMakers:
         services: OwnServices | None,
         *,
         epoch: Callable[[], TlsEpoch],
-        answers: Mapping[bytes, Answer],
     ) -> MeshPort:
-        """`answers`: over HTTP/1.1, by path."""
         calls = None
         if local is not None:
             calls = GrpcLocal(local, self.timers, body_bytes_max=self.config.client.body_bytes_max)
@@ -66,7 +64,7 @@ class PortMakers:
 
         # Its heads are a client's and what a router adds, so the wire's own limit is theirs.
         limits = replace(_limits(self.config), head_bytes_max=HTTP1_HEAD_BYTES_MAX)
-        return MeshPort(self._parts(limits), epoch=epoch, answers=answers, otherwise=answer, streams=streams)
+        return MeshPort(self._parts(limits), epoch=epoch, answer=answer, streams=streams)
 
     def _parts(self, limits: ServerLimits) -> PortParts:
         return PortParts(

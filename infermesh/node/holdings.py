@@ -18,6 +18,7 @@ class Holdings(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int  # At targets, as the router's choice counts them.
     forwarded: int  # With runtimes of this node.
     subscribers: int  # Of this node's state.
+    following: int  # Connections to peers whose state this node follows.
     sockets: int  # In the reactor.
     unsent_bytes: int  # Kept because a peer does not take them.
     accepted: Mapping[str, int]  # Connections, by port.
@@ -31,6 +32,10 @@ class Holdings(msgspec.Struct, frozen=True, kw_only=True):
     def upstream_idle(self) -> int:
         return sum(idle for _, idle in self.upstream.values())
 
+    @property
+    def _known_sockets(self) -> int:
+        return sum(self.accepted.values()) + self.following + self.upstream_used + self.upstream_idle
+
     def in_use(self) -> dict[str, int]:
         """Whatever is not zero of what must be zero when nobody asks for anything."""
         counts = {
@@ -41,6 +46,6 @@ class Holdings(msgspec.Struct, frozen=True, kw_only=True):
             "forwarded": self.forwarded,
             "upstream connections in use": self.upstream_used,
             # Each is a connection that was accepted or one that was dialled; else it is nobody's.
-            "sockets of nobody": self.sockets - sum(self.accepted.values()) - self.upstream_used - self.upstream_idle,
+            "sockets of nobody": self.sockets - self._known_sockets,
         }
         return {name: count for name, count in counts.items() if count}

@@ -19,8 +19,6 @@ from infermesh.node.assemble import Node
 
 # What a GPU node runs for each connection of another node: counted as connections, not as tasks.
 _CONNECTION_TASK = "infermesh.net.listener.Listener._serve_one"
-# The router's second connection to a node, by which it measures the round trip; it comes and goes.
-_PINGS_MAX = 1
 # The connections by which a node asks a runtime for its state.
 _ADAPTERS_MAX = 1
 _DESCRIPTORS = Path("/proc/self/fd")
@@ -72,7 +70,7 @@ class Leftovers:
                 continue
             held = gpu.node.holdings()
             found += self._in_use(gpu)
-            known = held.subscribers + _PINGS_MAX + sum(idle.get(gpu.name, (0, 0)))
+            known = held.subscribers + sum(idle.get(gpu.name, (0, 0)))
             if held.accepted["mesh"] > known:
                 found.append(f"{gpu.name}: {held.accepted['mesh']} mesh connections, {known} are known to the router")
             found += self._of_tasks(gpu, connections=held.accepted["mesh"])

@@ -14,6 +14,7 @@ FILES = (
     "net/http1/server.py",
     "net/listener.py",
     "net/pool.py",
+    "net/websocket/http1.py",
     "node/assemble.py",
     "planes/data/busy.py",
     "planes/data/errors.py",
@@ -66,6 +67,12 @@ SUBSCRIBER = (
     "node/assemble.py: Node._answer_subscribe.stream: await self._publisher.serve(response)",
 )
 WAITING = (PARK, SERVE, *CLIENT_TASK)
+WEBSOCKET_WAITING = (PARK, "net/websocket/http1.py: WebSocketConnection.serve: await self.park()", *CLIENT_TASK)
+WEBSOCKET_OPENING = (
+    *CLIENT_TASK,
+    "net/websocket/http1.py: WebSocketConnection.serve: await self._calls.popleft()()",
+    "planes/data/run.py: Run._open_pending: await pool.acquire(self.first_byte_by, fresh=attempt.stale_retried)",
+)
 WAITING_AT_NODE = (PARK, SERVE, *MESH_TASK)
 RUNNING = "node/assemble.py: Node.run: async with trio.open_nursery()"
 

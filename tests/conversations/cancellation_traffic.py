@@ -44,20 +44,20 @@ def sends(*pieces: bytes) -> Traffic:
     return traffic
 
 
-def frozen(*, stream: bool = False) -> Traffic:
-    """Ask an engine that does not come to an end."""
+def frozen(request: bytes = b"", *, stream: bool = False) -> Traffic:
+    """Ask an engine that does not come to an end; by `request`, if given."""
 
     async def traffic(cast: Cast) -> None:
         cast.mesh.engine.faults.frozen = True
-        await cast.stream.send_all(completion_request("asked", 3, stream=stream))
+        await cast.stream.send_all(request or completion_request("asked", 3, stream=stream))
 
     return traffic
 
 
-def relayed(mode: RelayMode) -> Traffic:
+def relayed(mode: RelayMode, request: bytes = b"") -> Traffic:
     async def traffic(cast: Cast) -> None:
         cast.mesh.relays[0].mode = mode
-        await cast.stream.send_all(completion_request("asked", 3))
+        await cast.stream.send_all(request or completion_request("asked", 3))
 
     return traffic
 

@@ -7,10 +7,10 @@ import time
 
 import pytest
 import trio
+from h2.connection import H2Connection
 
 from infermesh.core.model.names import NodeId
 from infermesh.net.tls import HTTP1_ALPN
-from infermesh.planes.signal.publisher import SUBSCRIBE_PATH
 from infermesh.testing.bad_certificates import Shape
 from infermesh.testing.bystander import unharmed
 from infermesh.testing.certificates import BadCertificate, TrustDomain, careless_context
@@ -20,6 +20,7 @@ from infermesh.testing.mesh import running_mesh
 from infermesh.testing.mesh_plan import MODEL, GpuPlan, MeshPlan
 
 _B = BadCertificate
+SUBSCRIBE = "/infermesh.state.v1.StateService/Subscribe"
 FORWARDED = b"POST %b HTTP/1.1\r\nhost: gpu-a\r\nx-infermesh-model: %b\r\ncontent-length: %d\r\n\r\n"
 
 # What a node's mesh port makes of a client with such a certificate.
@@ -53,6 +54,16 @@ AS_NODE: dict[BadCertificate, bytes] = {
 
 
 AS_NODE_COUNTED = {_B.OTHER_NODE: "node", _B.CLIENT_ONLY: "wrong_ca"}
+
+
+def subscription() -> bytes:
+    """A call that lasts: the state stream of a node, from its beginning."""
+    client = H2Connection()
+    client.initiate_connection()
+    head = {":method": "POST", ":scheme": "https", ":authority": "gpu-a", ":path": SUBSCRIBE, "te": "trailers"}
+    client.send_headers(1, [*head.items(), ("content-type", "application/grpc")])
+    client.send_data(1, b"\x00\x00\x00\x00\x02\x0a\x00")
+    return client.data_to_send()
 
 
 async def ask_over_tls(address: tuple[str, int], context: ssl.SSLContext) -> bytes:
@@ -167,13 +178,11 @@ async def test_a_connection_does_not_outlive_the_certificate_that_opened_it(trus
         end_s = int(time.time() - trust.now_unix) + 3
         files = trust.shaped(Shape(end_s=end_s), "edge", name="short")
         stream = trio.SSLStream(
-            await trio.open_tcp_stream(*mesh.gpus[0].mesh_address), careless_context(files, server_side=False)
+            await trio.open_tcp_stream(*mesh.gpus[0].mesh_address), careless_context(files, server_side=False, alpn=["h2"])
         )
         with trio.fail_after(5):
-            await stream.send_all(
-                b"POST %b HTTP/1.1\r\nhost: gpu-a\r\ncontent-length: 0\r\n\r\n" % SUBSCRIBE_PATH.encode()
-            )
-            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 OK")
+            await stream.send_all(subscription())
+            assert await stream.receive_some()
             with pytest.raises(trio.BrokenResourceError):  # Cut off, without the clean end of a stream that is whole.
                 while await stream.receive_some():
                     pass
@@ -190,7 +199,7 @@ async def serve_impostor(nursery: trio.Nursery, trust: TrustDomain, kind: BadCer
     async def answer(request: PeerRequest, response: PeerResponse) -> None:
         await response.send(b"{}")
 
-    context = careless_context(trust.bad(kind, "gpu-a"), server_side=True)
+    context = careless_context(trust.bad(kind, "gpu-a"), server_side=True, alpn=["h2", HTTP1_ALPN])
 
     async def serve(*, task_status: trio.TaskStatus[HttpPeer]) -> None:
         await serve_http_peer(answer, tls=context, task_status=task_status)

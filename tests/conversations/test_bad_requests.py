@@ -43,8 +43,6 @@ def headers(count: int) -> bytes:
 
 
 MALFORMED = (
-    Bad("no HTTP at all", b"\x00\x01\x02 hello\r\n\r\n", 400, "malformed"),
-    Bad("HTTP/0.9", b"GET /v1/models\r\n\r\n", 400, "malformed"),
     Bad("another preface than HTTP/2's", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", 400, "malformed"),
     Bad("lines without CR", b"GET /v1/models HTTP/1.1\nhost: mesh\n\n", 400, "malformed"),
     Bad("a bare CR", b"GET /v1/models HTTP/1.1\r\nhost: me\rsh\r\n\r\n", 400, "malformed"),
@@ -139,6 +137,17 @@ async def exchange(mesh: Mesh, sent: bytes) -> list[ClientAnswer]:
             async for piece in stream:
                 received += piece
     return read_answers(received)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x00\x01\x02 hello\r\n\r\n", b"GET /v1/models\r\n\r\n"], ids=["garbage", "HTTP/0.9"]
+)
+async def test_what_begins_as_no_http_of_ours_is_hung_up_on_without_a_word(trust: TrustDomain, sent: bytes) -> None:
+    async with (
+        running_mesh(PLAN, trust=trust) as mesh,
+        unharmed(mesh, counted={"edge bad_requests client malformed": 1}),
+    ):
+        assert await exchange(mesh, sent) == []
 
 
 @pytest.mark.parametrize("bad", [*MALFORMED, *OVERSIZED, *SMUGGLING], ids=lambda bad: bad.name)

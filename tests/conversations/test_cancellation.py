@@ -18,6 +18,7 @@ import trio
 from infermesh.emulator import EmulatorConfig
 from infermesh.net.http1 import ServerConnection
 from infermesh.net.pool import HANDSHAKES_MAX
+from infermesh.net.websocket.http1 import WebSocketConnection
 from infermesh.testing.await_sites import ROOT, OnParked
 from infermesh.testing.certificates import TrustDomain
 from infermesh.testing.completions import PATH, completion_body, completion_request, expected_text, unary_text
@@ -25,6 +26,7 @@ from infermesh.testing.mesh import Mesh, MeshNode, running_mesh
 from infermesh.testing.mesh_plan import MODEL, GpuPlan, MeshPlan
 from infermesh.testing.tcp_relay import RelayMode
 from infermesh.testing.waiting import wait_until
+from infermesh.testing.websocket_frames import TEXT, client_frame, upgrade_request
 from tests.conversations.cancellation_sites import (
     ACQUIRE,
     CALL,
@@ -42,6 +44,8 @@ from tests.conversations.cancellation_sites import (
     SUBSCRIBER,
     WAITING,
     WAITING_AT_NODE,
+    WEBSOCKET_OPENING,
+    WEBSOCKET_WAITING,
 )
 from tests.conversations.cancellation_traffic import (
     Cast,
@@ -69,6 +73,8 @@ from tests.conversations.cancellation_traffic import (
 )
 
 CHEAP = b"GET /health HTTP/1.1\r\nhost: mesh\r\n\r\n"
+ASKED_PATH = b"/v1/completions"
+ASKED_MESSAGE = client_frame(TEXT, completion_body("asked", 3, stream=True))
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: mesh\r\ncontent-length: 400\r\n"
 NO_BYSTANDER = MeshPlan(bystander=None)
 ONE_SLOT = MeshPlan(gpus=[GpuPlan(engines=[EmulatorConfig(models=(MODEL,), profile="tiny", slots=1)])], bystander=None)
@@ -209,6 +215,24 @@ ROWS = (
         ways=(CUT, CANCEL, KILL),
     ),
     Row(
+        name="before a request on a WebSocket",
+        at=WEBSOCKET_WAITING,
+        traffic=sends(upgrade_request(ASKED_PATH)),
+        ways=(LEAVE, CANCEL, KILL, STOP),
+    ),
+    Row(
+        name="shaking hands for a request on a WebSocket",
+        at=(*WEBSOCKET_OPENING, ACQUIRE, SHAKING_HANDS, HANDSHAKE, PARK),
+        traffic=relayed(RelayMode.SILENT, upgrade_request(ASKED_PATH) + ASKED_MESSAGE),
+        plan=RELAYED,
+    ),
+    Row(
+        name="in a stream on a WebSocket",
+        at=WEBSOCKET_WAITING,
+        traffic=frozen(upgrade_request(ASKED_PATH) + ASKED_MESSAGE),
+        when=asked,
+    ),
+    Row(
         name="listening",
         at=("net/listener.py: Listener.run: await wait_readable(self._sock)",),
         traffic=sends(),
@@ -266,7 +290,7 @@ def test_every_folder_file_that_waits_is_looked_at() -> None:
     folder = ROOT / "infermesh"
     waiting = {
         path.relative_to(folder).as_posix()
-        for pattern in ("planes/data/*.py", "net/http1/*.py")
+        for pattern in ("planes/data/*.py", "net/http1/*.py", "net/websocket/*.py")
         for path in folder.glob(pattern)
         if "await " in path.read_text("utf-8")
     }
@@ -350,7 +374,9 @@ def connection_of(task: trio.lowlevel.Task) -> ServerConnection:
 
 def serves(cast: Cast, task: trio.lowlevel.Task) -> bool:
     connection = connection_of(task)
-    return not connection.closed and connection.sock.getpeername() == cast.stream.socket.getsockname()
+    successor = connection.successor
+    closed = successor.closed if isinstance(successor, WebSocketConnection) else connection.closed
+    return not closed and connection.sock.getpeername() == cast.stream.socket.getsockname()
 
 
 async def tolerant(traffic: Traffic, cast: Cast) -> None:

@@ -96,7 +96,7 @@ async def test_a_chat_streams_on_its_own_path(trust: TrustDomain) -> None:
 async def test_a_cancel_ends_the_request_on_the_engine_and_the_next_one_follows(trust: TrustDomain) -> None:
     async with running_mesh(trust=trust) as mesh, unharmed(mesh, counted=CANCELLED), talking(mesh) as talk:
         driver = mesh.engine.server.drivers[MODEL]
-        await talk.ask(tokens=100_000)
+        await talk.ask(tokens=2_000)
         await talk.hear()
         await talk.say(type="cancel")
         _, last = await talk.answer()
@@ -130,7 +130,7 @@ async def test_a_client_that_leaves_inside_its_stream_aborts_it_on_the_engine(tr
     plan = MeshPlan(router=settings)
     async with running_mesh(plan, trust=trust) as mesh, unharmed(mesh, counted=counted), talking(mesh) as talk:
         driver = mesh.engine.server.drivers[MODEL]
-        await talk.ask(tokens=100_000)
+        await talk.ask(tokens=2_000)
         await talk.hear()
         if way == "close frame":
             await talk.socket.say(CLOSE, close_payload(1000))
@@ -199,19 +199,23 @@ async def test_a_full_fleet_says_when_to_come_back_and_the_websocket_stays(trust
     engine = EmulatorConfig(models=(MODEL,), profile="tiny", slots=1)
     plan = MeshPlan(gpus=[GpuPlan(engines=[engine])], router={"admission.queue_len_max": "0"})
     counted = {f"edge requests_rejected {MODEL} queue_full": 1}
-    async with running_mesh(plan, trust=trust) as mesh, unharmed(mesh, counted=counted):
-        async with talking(mesh) as first, talking(mesh) as second:
-            mesh.engine.faults.frozen = True
-            await first.ask("first")
-            await wait_until(lambda: mesh.engine.server.drivers[MODEL].in_flight, "the slot is taken")
-            await second.ask("second")
-            _, last = await second.answer()
-            assert (last["error"]["status"], last["error"]["code"]) == (429, "queue_full")
-            assert last["error"]["retry_after_s"] > 0
-            mesh.engine.faults.frozen = False
-            assert (await first.answer())[0] == expected_text("first", 4)
-            await second.ask("second")
-            assert (await second.answer())[0] == expected_text("second", 4)
+    async with (
+        running_mesh(plan, trust=trust) as mesh,
+        unharmed(mesh, counted=counted),
+        talking(mesh) as first,
+        talking(mesh) as second,
+    ):
+        mesh.engine.faults.frozen = True
+        await first.ask("first")
+        await wait_until(lambda: mesh.engine.server.drivers[MODEL].in_flight, "the slot is taken")
+        await second.ask("second")
+        _, last = await second.answer()
+        assert (last["error"]["status"], last["error"]["code"]) == (429, "queue_full")
+        assert last["error"]["retry_after_s"] > 0
+        mesh.engine.faults.frozen = False
+        assert (await first.answer())[0] == expected_text("first", 4)
+        await second.ask("second")
+        assert (await second.answer())[0] == expected_text("second", 4)
 
 
 async def test_a_stream_that_breaks_off_ends_with_an_error_and_the_websocket_stays(trust: TrustDomain) -> None:

@@ -2,8 +2,8 @@
 
 Usage: python -m tests.interop.autobahn --suite-python PATH [--keep-windows] [--cases PATTERN]...
 
-`scripts/interop-autobahn` installs the suite and calls this. Exit 1 when a case has failed; what is not strict, and what
-the suite itself cannot judge, is listed and is no failure.
+`scripts/interop-autobahn` installs the suite and calls this. Exit 1 when a case has failed; what is not strict, and
+what the suite itself cannot judge, is listed and is no failure.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 30.0
 LOG_TAIL_LINES = 12
+LOG_ERRORS_MAX = 5  # One defect may be told a thousand times.
 
 CONFIG = """
 [node]
@@ -113,11 +114,11 @@ class MeshPair:
         return codes
 
     def logs(self) -> str:
-        """What a person needs of both logs after a failure: every error, and how it ended."""
+        """What a person needs of both logs after a failure: the first errors, and how it ended."""
         parts: list[str] = []
         for config in self._configs:
             lines = config.with_suffix(".log").read_text("utf-8", "replace").splitlines()
-            errors = [line for line in lines[:-LOG_TAIL_LINES] if '"level":"error"' in line]
+            errors = [line for line in lines[:-LOG_TAIL_LINES] if '"level":"error"' in line][:LOG_ERRORS_MAX]
             parts += [f"--- {config.stem}", *errors, *lines[-LOG_TAIL_LINES:]]
         return "\n".join(parts)
 

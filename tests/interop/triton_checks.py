@@ -5,11 +5,12 @@ Runs in the environment that `scripts/interop-triton` installs, which has triton
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
+import threading
 import time
 import traceback
-import urllib.request
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 CANCEL_TIMEOUT_S = 5.0
 LOOK_EVERY_S = 0.02
+NEVER = threading.Event()
 # Of an answer of SUM and DIFF to one row; together the largest message is 8 MiB one way and 8 MiB back.
 LARGE_COLUMNS = 1 << 20
 
@@ -31,8 +33,8 @@ class Failed(Exception):
 class Triton:
     """The server itself, asked past the mesh: what it counted."""
 
-    def __init__(self, metrics_url: str) -> None:
-        self._metrics_url = metrics_url
+    def __init__(self, metrics_address: str) -> None:
+        self._address = metrics_address
 
     def cancelled(self, model: str) -> float:
         return self.metric("interop_cancelled", model)
@@ -41,8 +43,7 @@ class Triton:
         return self.metric("nv_inference_request_success", model)
 
     def metric(self, name: str, model: str) -> float:
-        with urllib.request.urlopen(self._metrics_url, timeout=10) as response:
-            lines = response.read().decode().splitlines()
+        lines = ask(self._address, "GET", "/metrics")[1].splitlines()
         wanted = f'model="{model}"'
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{") and wanted in line)
 
@@ -52,8 +53,21 @@ class Triton:
         while self.cancelled(model) <= before:
             if time.monotonic() - began > CANCEL_TIMEOUT_S:
                 raise Failed(f"{model}: no cancel arrived within {CANCEL_TIMEOUT_S:g} s")
-            time.sleep(LOOK_EVERY_S)
+            NEVER.wait(LOOK_EVERY_S)
         return round(1e3 * (time.monotonic() - began), 1)
+
+
+def ask(address: str, method: str, path: str, body: bytes = b"") -> tuple[str, str]:
+    """One HTTP exchange that must succeed: content type and text of the answer."""
+    connection = http.client.HTTPConnection(address, timeout=30)
+    try:
+        connection.request(method, path, body or None, {"content-type": "application/json"} if body else {})
+        response = connection.getresponse()
+        text = response.read().decode()
+    finally:
+        connection.close()
+    expect(response.status == 200, f"{method} {path}: status {response.status}: {text[:200]}")
+    return response.headers.get("content-type") or "", text
 
 
 def addsub_inputs(client: ModuleType, columns: int = 4, **how: Any) -> tuple[list[Any], np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Triton's own gRPC client against Triton, directly or through the mesh.
 
-Usage: `python -m tests.interop.triton_grpc_checks ADDRESS METRICS_URL`. One JSON line a check.
+Usage: `python -m tests.interop.triton_grpc_checks ADDRESS METRICS_ADDRESS`. One JSON line a check.
 Runs in the environment that `scripts/interop-triton` installs.
 """
 
@@ -189,7 +189,8 @@ class GrpcChecks:
     def grpc_error_unknown_method(self) -> dict[str, Any]:
         with grpc.insecure_channel(self._address) as channel:
             try:
-                channel.unary_unary("/inference.GRPCInferenceService/NoSuchMethod")(b"", timeout=10)
+                # Field 1 names the model, as in all of this service's messages: by it a router knows where to ask.
+                channel.unary_unary("/inference.GRPCInferenceService/NoSuchMethod")(b"\n\x06addsub", timeout=10)
             except grpc.RpcError as error:
                 expect(error.code() is grpc.StatusCode.UNIMPLEMENTED, f"UNIMPLEMENTED, not {error.code()}")
                 return {"message": error.details()}
@@ -209,7 +210,7 @@ class GrpcChecks:
         ended = threading.Event()
         inputs = whole_numbers(triton_grpc, DELAY_MS=8000)
         context = self._client.async_infer("slow", inputs, lambda result, error: ended.set())
-        time.sleep(0.3)  # A cancel that overtakes its request would show nothing.
+        expect(not ended.wait(0.3), "the call goes on")  # A cancel that overtakes its request would show nothing.
         context.cancel()
         expect(ended.wait(5), "the call ended")
         return {"cancelled_after_ms": self._triton.wait_cancelled("slow", before)}
@@ -278,8 +279,8 @@ class Stream:
 
 
 def main() -> int:
-    address, metrics_url = sys.argv[1:]
-    return run_checks(GrpcChecks(address, Triton(metrics_url)).all())
+    address, metrics_address = sys.argv[1:]
+    return run_checks(GrpcChecks(address, Triton(metrics_address)).all())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Triton's own HTTP client against Triton, directly or through the mesh.
 
-Usage: `python -m tests.interop.triton_http_checks ADDRESS METRICS_URL`. One JSON line a check.
+Usage: `python -m tests.interop.triton_http_checks ADDRESS METRICS_ADDRESS`. One JSON line a check.
 Runs in the environment that `scripts/interop-triton` installs.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import urllib.request
 from typing import Any
 
 import tritonclient.http as http
@@ -20,6 +19,7 @@ from tests.interop.triton_checks import (
     Check,
     Triton,
     addsub_inputs,
+    ask,
     expect,
     expect_addsub,
     run_checks,
@@ -115,13 +115,8 @@ class HttpChecks:
         return self._refusal("addsub", inputs[:1], "400")
 
     def http_generate_stream(self) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"http://{self._address}/v2/models/tokens/generate_stream",
-            json.dumps({"COUNT": 5, "PAUSE_MS": 20}).encode(),
-            {"content-type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            kind, text = response.headers["content-type"], response.read().decode()
+        body = json.dumps({"COUNT": 5, "PAUSE_MS": 20}).encode()
+        kind, text = ask(self._address, "POST", "/v2/models/tokens/generate_stream", body)
         tokens = [json.loads(line[6:])["TOKEN"] for line in text.splitlines() if line.startswith("data: ")]
         expect(tokens == [f"tok{number} " for number in range(5)], f"five tokens: {tokens}")
         expect(kind.startswith("text/event-stream"), f"an event stream, not {kind}")
@@ -153,8 +148,8 @@ class HttpChecks:
 
 
 def main() -> int:
-    address, metrics_url = sys.argv[1:]
-    return run_checks(HttpChecks(address, Triton(metrics_url)).all())
+    address, metrics_address = sys.argv[1:]
+    return run_checks(HttpChecks(address, Triton(metrics_address)).all())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,29 +19,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.interop.checks_report import ChecksReport, expect
 from tests.interop.mesh_pair import MeshPair, free_ports, runtime_entry, wait_until
 from tests.interop.triton_server import MODELS, TritonPorts, TritonServer
 
-ROOT = Path(__file__).resolve().parents[2]
 SLOTS = 2  # The instances of `slow`.
 READY_TIMEOUT_S = 30.0
 NOTICE_TIMEOUT_S = 15.0
-CHECKS_TIMEOUT_S = 120.0
 LOAD_REQUESTS = 12
 LOAD_DELAY_MS = 500
 
 
 class Scenario:
-    def __init__(self, server: TritonServer, mesh: MeshPair, report: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(self, server: TritonServer, mesh: MeshPair, report: ChecksReport) -> None:
         self._server = server
         self._mesh = mesh
         self._report = report
 
     def run(self, client_checks: Callable[[int, int], None]) -> None:
-        self._check(self.becomes_ready)
+        self._report.check(self.becomes_ready)
         client_checks(self._mesh.client_port, self._mesh.client_port)
         for check in (self.queue_is_seen, self.kill, self.restart):
-            self._check(check)
+            self._report.check(check)
 
     def becomes_ready(self) -> dict[str, Any]:
         took_s = wait_until("the models are ready in mesh nodes", self._all_ready, READY_TIMEOUT_S)
@@ -84,14 +82,6 @@ class Scenario:
         expect(statuses == [200], f"status {statuses} after the restart")
         return {"start_s": round(started_s, 1), "used_again_after_s": round(took_s, 2)}
 
-    def _check(self, check: Callable[[], dict[str, Any]]) -> None:
-        try:
-            found = {"ok": True, **check()}
-        except (Failed, TimeoutError, RuntimeError, OSError) as error:
-            # A check that fails is a line of the report; the later ones still tell something.
-            found = {"ok": False, "error": f"{type(error).__name__}: {error}"}
-        self._report(check.__name__, found)
-
     def _ask_slow(self, statuses: list[int]) -> None:
         tensor = {"name": "DELAY_MS", "shape": [1], "datatype": "INT32", "data": [LOAD_DELAY_MS]}
         connection = http.client.HTTPConnection("127.0.0.1", self._mesh.client_port, timeout=READY_TIMEOUT_S)
@@ -114,54 +104,6 @@ class Scenario:
         return self._ready_models() == set(MODELS)
 
 
-class Failed(Exception):
-    """A check did not find what it expects."""
-
-
-def expect(is_so: object, what: str) -> None:
-    if not is_so:
-        raise Failed(what)
-
-
-class Report:
-    """The checks as they come: for a person on stderr, whole at the end on stdout with --json."""
-
-    def __init__(self) -> None:
-        self.checks: dict[str, dict[str, Any]] = {}
-
-    def add(self, name: str, found: dict[str, Any]) -> None:
-        self.checks[name] = found
-        rest = {key: value for key, value in found.items() if key != "ok"}
-        print(f"{'ok  ' if found['ok'] else 'FAIL'} {name} {json.dumps(rest)[:200]}", file=sys.stderr)
-
-    @property
-    def ok(self) -> bool:
-        return bool(self.checks) and all(found["ok"] for found in self.checks.values())
-
-    def run_clients(self, python: Path, metrics_url: str, http_port: int, grpc_port: int) -> None:
-        """The checks that run in the environment of tritonclient, each a line of theirs."""
-        for face, port in (("http", http_port), ("grpc", grpc_port)):
-            module = f"tests.interop.triton_{face}_checks"
-            command = [str(python), "-m", module, f"127.0.0.1:{port}", metrics_url]
-            output, fault = "", ""
-            try:
-                done = subprocess.run(
-                    command, capture_output=True, text=True, timeout=CHECKS_TIMEOUT_S, check=False, cwd=ROOT
-                )
-                output = done.stdout
-                print(done.stderr, end="", file=sys.stderr)
-                if done.returncode not in (0, 1):
-                    fault = f"ended with {done.returncode}: {done.stderr[-2000:]}"
-            except subprocess.TimeoutExpired as late:
-                output = (late.stdout or b"").decode() if isinstance(late.stdout, bytes) else late.stdout or ""
-                fault = f"not done after {CHECKS_TIMEOUT_S:g} s"
-            lines = [json.loads(line) for line in output.splitlines()]
-            for line in lines:
-                self.add(line.pop("check"), line)
-            if fault or not lines:
-                self.add(f"{face}_checks_ran_to_their_end", {"ok": False, "error": fault or "no check reported"})
-
-
 @contextmanager
 def running(folder: Path, python: Path) -> Iterator[tuple[TritonServer, float]]:
     server = TritonServer(python, folder / "triton", TritonPorts(*free_ports(3)))
@@ -177,7 +119,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print the whole report at the end")
     parser.add_argument("--direct", action="store_true", help="without the mesh: the clients against Triton itself")
     options = parser.parse_args()
-    report = Report()
+    report = ChecksReport()
     whole: dict[str, Any] = {"runtime": "triton", "direct": options.direct}
     with (
         tempfile.TemporaryDirectory(prefix="infermesh-interop-") as scratch,
@@ -187,7 +129,9 @@ def main() -> int:
         ports = server.ports
 
         def run_clients(http_port: int, grpc_port: int) -> None:
-            report.run_clients(options.python, server.metrics_url, http_port, grpc_port)
+            for face, port in (("http", http_port), ("grpc", grpc_port)):
+                module = f"tests.interop.triton_{face}_checks"
+                report.run_client(options.python, module, f"127.0.0.1:{port}", f"127.0.0.1:{ports.metrics}")
 
         if options.direct:
             run_clients(ports.http, ports.grpc)
@@ -196,15 +140,14 @@ def main() -> int:
             mesh = MeshPair(Path(scratch) / "mesh", runtime_entry("triton", server.http_url, SLOTS, **keys))
             mesh.start()
             try:
-                Scenario(server, mesh, report.add).run(run_clients)
+                Scenario(server, mesh, report).run(run_clients)
             finally:
                 whole["meshd_exit_codes"] = mesh.stop()
             if not report.ok:
                 print(mesh.logs(), file=sys.stderr)
     if options.json:
         print(json.dumps({**whole, "ok": report.ok, "checks": report.checks}))
-    passed = sum(found["ok"] for found in report.checks.values())
-    print(f"{passed} of {len(report.checks)} checks passed", file=sys.stderr)
+    print(report.summary, file=sys.stderr)
     return 0 if report.ok else 1
 
 

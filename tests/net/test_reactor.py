@@ -129,3 +129,42 @@ def test_a_defect_and_a_second_one_in_ending_are_reported_and_the_others_are_ser
         assert all(flow.events for flow in made)
         assert made[0].closed
         assert [type(error) for error in crashes] == [ValueError, ZeroDivisionError]
+
+
+class Gathering(Flow):
+    """Says something with each event, and writes it out when it is told to."""
+
+    def __init__(self, reactor: Reactor, serve: Callable[[Flow], None], log: list[str], name: str) -> None:
+        super().__init__(reactor, serve)
+        self.log = log
+        self.name = name
+
+    def flush(self) -> None:
+        self.log.append(f"{self.name} flushed")
+        if self.name == "broken":
+            raise ZeroDivisionError("a defect")
+
+
+def test_what_is_gathered_goes_out_once_the_batch_is_served_and_a_defect_there_is_one_connections(
+    clock: SimpleNamespace,
+) -> None:
+    log: list[str] = []
+    crashes: list[Exception] = []
+    reactor = Reactor(turn_max_s=TURN_S, on_crash=crashes.append)
+
+    def serve(flow: Flow) -> None:
+        assert isinstance(flow, Gathering)
+        log.append(f"{flow.name} served")
+        assert reactor.flush_after_batch(flow)
+        clock.s += TURN_S
+
+    made = [Gathering(reactor, serve, log, name) for name in ("broken", "sound")]
+    assert not reactor.flush_after_batch(made[0])  # Nothing is being served: whoever asks does it at once.
+    reactor._turn()
+    assert sorted(log[:2]) == ["broken served", "sound served"]
+    assert sorted(log[2:]) == ["broken flushed", "sound flushed"]
+    assert (made[0].closed, made[1].closed) == (True, False)
+    assert [type(error) for error in crashes] == [ZeroDivisionError]
+    for flow in made:
+        flow.abort()
+    reactor._epoll.close()

@@ -11,6 +11,7 @@ def holdings(**changes: object) -> Holdings:
         "attempts": 0,
         "forwarded": 0,
         "subscribers": 2,
+        "following": 0,
         "sockets": 4,
         "unsent_bytes": 0,
         "accepted": {"client": 0, "mesh": 3},

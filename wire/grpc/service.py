@@ -3,8 +3,10 @@
 Types only. `scripts/proto` writes, beside each `*_pb2.py`, a `*_grpc.py` made of these; `infermesh.net.grpc` serves
 the routes and is the `Caller` behind the stubs.
 
-Duties of a service: a method that streams sends by `Sender.send`, which waits while the peer is slow, and returns when
-it has said all; whatever it opens it closes when cancelled (deadline over, client gone).
+Duties of a service: a method that answers one message with another and waits for nothing may be a plain `def`; it is
+then called by the reactor itself, at a third of the cost, and must be quick. A method that streams sends by
+`Sender.send`, which waits while the peer is slow, and returns when it has said all. Whatever a method opens it closes
+when it is cancelled (deadline over, client gone).
 """
 
 from __future__ import annotations
@@ -155,8 +157,10 @@ class Caller(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnaryUnary(Generic[Request, Response]):
+    """`call` is `async def`, or a plain `def` where nothing has to be waited for: that one needs no task."""
+
     method: Method[Request, Response]
-    call: Callable[[Request, ServerContext], Awaitable[Response]]
+    call: Callable[[Request, ServerContext], Awaitable[Response] | Response]
 
 
 @dataclass(frozen=True, slots=True)

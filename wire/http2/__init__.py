@@ -4,7 +4,7 @@
 caller. `hpack` codes header lists. Not here: sockets, time, what a request means.
 """
 
-from wire.http2.abuse import AbuseLimits
+from wire.http2.abuse import REASONS, AbuseLimits
 from wire.http2.config import Http2Config, Role
 from wire.http2.connection import Http2Connection
 from wire.http2.events import (
@@ -24,6 +24,7 @@ from wire.http2.frames import PREFACE, ErrorCode, Setting
 
 __all__ = [
     "PREFACE",
+    "REASONS",
     "AbuseLimits",
     "ConnectionEnded",
     "DataReceived",

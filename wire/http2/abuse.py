@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from wire.http2.faults import ConnectionFault
+from wire.http2.faults import FAULT_REASONS, ConnectionFault
 from wire.http2.frames import ErrorCode
 from wire.limits import (
     HTTP2_CLOSED_FRAMES_MAX,
@@ -43,13 +43,17 @@ class Abuse(enum.IntEnum):
     SETTINGS = 4
     PRIORITIES = 5  # Budget grows by one for each header block received, as does that of UNKNOWN_FRAMES.
     EMPTY_DATA = 6  # Without END_STREAM.
-    WINDOW_UPDATES = 7  # Budget grows by 20 for each HEADERS and DATA frame that we sent.
+    # Budget grows by 20 for each HEADERS and DATA frame that we sent, and by 8 for each header block received: gRPC's
+    # core widens the window of each stream that it opens, long before there is an answer.
+    WINDOW_UPDATES = 7
     UNKNOWN_FRAMES = 8
     CLOSED_FRAMES = 9  # Frames on streams that ended, which we let pass.
 
 
 _KINDS = tuple(Abuse)
-REASONS = tuple(kind.name.lower() for kind in _KINDS)
+ABUSE_REASONS = tuple(kind.name.lower() for kind in _KINDS)
+REASONS = (*FAULT_REASONS, *ABUSE_REASONS)
+"""All that a ConnectionEnded can name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class AbuseLedger:
         if counted + self._before[kind] * self._share > self._budgets[kind] and self._over(kind, counted):
             raise ConnectionFault(
                 ErrorCode.ENHANCE_YOUR_CALM,
-                REASONS[kind],
+                ABUSE_REASONS[kind],
                 f"more than {self._budgets[kind]} in {self._window_s:g} s: {why}",
             )
 
@@ -136,7 +140,7 @@ class AbuseLedger:
             case Abuse.PINGS:
                 budget += frames + self.frames_sent
             case Abuse.WINDOW_UPDATES:
-                budget += 20 * (frames + self.frames_sent)
+                budget += 20 * (frames + self.frames_sent) + 8 * (blocks + self.blocks_received)
             case Abuse.PRIORITIES | Abuse.UNKNOWN_FRAMES:
                 budget += blocks + self.blocks_received
             case _:

@@ -15,6 +15,7 @@ from wire.http2.alarms import Alarm
 from wire.http2.events import Event, HeadersReceived, InterimReceived, TrailersReceived
 from wire.http2.faults import (
     COMPRESSION,
+    CONTINUATIONS,
     ConnectionFault,
     StreamFault,
     closed_fault,
@@ -28,7 +29,6 @@ from wire.http2.session import Session
 from wire.http2.streams import FINISHED, HALF_CLOSED_REMOTE, OPEN, RESET_BY_PEER, UNUSED, Stream
 from wire.limits import HTTP1_INTERIM_RESPONSES_MAX, HTTP2_CONTINUATIONS_MAX, HTTP2_HEADER_BLOCK_BYTES_MAX
 
-_CONTINUATIONS: Final = "continuations"
 _TOO_LARGE_HEAD: Final = [(b":status", b"431"), (b"content-length", b"0")]
 
 
@@ -73,7 +73,7 @@ class HeaderBlocks:
         self._size += len(payload)
         if len(self._parts) > HTTP2_CONTINUATIONS_MAX + 1 or self._size > HTTP2_HEADER_BLOCK_BYTES_MAX:
             why = f"a header block of {len(self._parts)} frames and {self._size} bytes, and no end"
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, _CONTINUATIONS, why)
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, CONTINUATIONS, why)
         if flags & END_HEADERS:
             stream_id = self.open_id
             block = b"".join(self._parts)

@@ -25,8 +25,7 @@ from typing import Final
 
 from wire.errors import LocalProtocolError
 from wire.http1.fields import Field
-from wire.http2.abuse import REASONS, Abuse
-from wire.http2.alarms import Alarm
+from wire.http2.abuse import ABUSE_REASONS, Abuse
 from wire.http2.config import Http2Config
 from wire.http2.events import ConnectionEnded, Drained, Event
 from wire.http2.faults import ConnectionFault
@@ -98,7 +97,7 @@ class Http2Connection:
         session = self._session
         session.alarms.clear_all()
         # gRPC's clients ping half as often once they read exactly this (proposal A8).
-        pings = fault.reason == REASONS[Abuse.PINGS]
+        pings = fault.reason == ABUSE_REASONS[Abuse.PINGS]
         debug = b"too_many_pings" if pings else fault.why.encode("ascii", "replace")[:_DEBUG_BYTES_MAX]
         session.goaway(fault.code, debug)
         events.append(ConnectionEnded(fault.code, fault.reason, fault.why))
@@ -250,6 +249,8 @@ class Http2Connection:
 
     def goaway(self, code: int, debug: bytes = b"") -> None:
         """No further streams: those that the peer has opened up to now are served, later ones ignored."""
+        if self.closed_by_fault:
+            return  # It has been told more than that.
         self.draining = True
         self._session.goaway(code, debug)
 
@@ -263,7 +264,7 @@ class Http2Connection:
             session.goaway(ErrorCode.NO_ERROR)
             return
         session.drain_ping = DRAIN_PING
-        session.alarms.set(Alarm.DRAIN, session.now + session.config.drain_s)
+        session.drain_untimed = True
         session.outbox.ordered(encode_goaway(STREAM_ID_MAX, ErrorCode.NO_ERROR) + encode_ping(DRAIN_PING))
 
     @property
@@ -305,9 +306,8 @@ class Http2Connection:
     @property
     def wake_at(self) -> float:
         session = self._session
-        outbox = self._outbox
-        if outbox.drained or (outbox.blocked and not session.alarms.is_set(Alarm.STALL)):
-            return session.now  # At once; the watch on stalled streams has to learn the time.
+        if self._outbox.drained or session.is_untimed():
+            return session.now  # At once: a wait has begun that has to learn the time.
         return session.alarms.wake_at
 
     def on_wake(self, now: float) -> list[Event]:

@@ -78,7 +78,7 @@ class ConnectionEnded(msgspec.Struct, frozen=True, gc=False):
     """The peer broke the connection's rules. GOAWAY is in the output: flush, then close."""
 
     code: int
-    reason: str  # From a closed set (wire.http2.faults.REASONS): a label of a metric.
+    reason: str  # One of wire.http2.REASONS: a label of a metric.
     why: str
 
 

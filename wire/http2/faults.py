@@ -16,10 +16,23 @@ FRAME_SIZE: Final = "frame_size"
 FLOW_CONTROL: Final = "flow_control"
 STREAM_CLOSED: Final = "stream_closed"
 COMPRESSION: Final = "compression"
-HEADER_LIST: Final = "header_list"
 PREFACE_TIMEOUT: Final = "preface_timeout"
 HEADER_BLOCK_TIMEOUT: Final = "header_block_timeout"
 SETTINGS_TIMEOUT: Final = "settings_timeout"
+CONTINUATIONS: Final = "continuations"  # A header block without end.
+UNSENT_CONTROL: Final = "unsent_control"  # Answers that the peer provokes and does not read.
+FAULT_REASONS: Final = (
+    PROTOCOL,
+    FRAME_SIZE,
+    FLOW_CONTROL,
+    STREAM_CLOSED,
+    COMPRESSION,
+    PREFACE_TIMEOUT,
+    HEADER_BLOCK_TIMEOUT,
+    SETTINGS_TIMEOUT,
+    CONTINUATIONS,
+    UNSENT_CONTROL,
+)
 
 
 class ConnectionFault(Exception):

@@ -226,7 +226,8 @@ def _check_content(stream: Stream, payload: bytes, flow_bytes: int, *, ends: boo
     stream_id = stream.stream_id
     if stream.state is not OPEN and stream.state is not HALF_CLOSED_LOCAL:
         raise StreamFault(stream_id, ErrorCode.STREAM_CLOSED, "DATA after END_STREAM")
-    if flow_bytes > stream.receive_window:
+    # A window may be below zero once our SETTINGS are in force; an empty frame needs none (section 6.9.1).
+    if flow_bytes > max(stream.receive_window, 0):
         raise StreamFault(stream_id, ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond the stream's window")
     if not stream.head_received:
         raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, "DATA before the head of the response")

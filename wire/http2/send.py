@@ -20,7 +20,7 @@ from wire.http1.fields import Field
 from wire.http2.abuse import AbuseLedger
 from wire.http2.config import Http2Config
 from wire.http2.events import Drained
-from wire.http2.faults import ConnectionFault, flow_fault
+from wire.http2.faults import UNSENT_CONTROL, ConnectionFault, flow_fault
 from wire.http2.flow import Windows
 from wire.http2.frames import (
     END_STREAM,
@@ -41,7 +41,6 @@ from wire.limits import HTTP2_STALLED_BYTES_MAX, HTTP2_UNSENT_CONTROL_BYTES_MAX
 OUTPUT_BYTES_MAX: Final = 65_536
 # One turn of one stream. Larger frames than the default are never needed, and would make others wait.
 _TURN_BYTES_MAX: Final = FRAME_BYTES_DEFAULT
-_UNSENT_CONTROL: Final = "unsent_control"
 
 _pack = FRAME_HEAD.pack
 
@@ -117,7 +116,7 @@ class Outbox:
         """Raises ConnectionFault when the peer makes us answer and does not read the answers."""
         if self._control_bytes > HTTP2_UNSENT_CONTROL_BYTES_MAX:
             why = f"{self._control_bytes} bytes of answers to control frames that are not read"
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, _UNSENT_CONTROL, why)
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, UNSENT_CONTROL, why)
 
     # --- messages ---
 

@@ -22,6 +22,7 @@ class Session:
         "alarms",
         "config",
         "drain_ping",
+        "drain_untimed",
         "first_settings",
         "goaway_received",
         "goaway_sent",
@@ -58,6 +59,7 @@ class Session:
         self.goaway_sent = False  # One that names the last stream, not the warning of a drain.
         self.pings: list[bytes] = []  # Of our caller, not acknowledged.
         self.drain_ping: bytes | None = None  # The one that `drain` sent, until it is acknowledged.
+        self.drain_untimed = False
 
     def credit_connection(self, flow_bytes: int) -> None:
         increment = self.windows.give_back(flow_bytes, self._connection_step)
@@ -74,9 +76,14 @@ class Session:
         self.outbox.reset(stream_id, code)
         self.ledger.count(Abuse.OWN_RESETS, why)
 
+    def is_untimed(self) -> bool:
+        """A wait began in a call that had no `now`: `self.now` may be long past, and an alarm by it would be early."""
+        return self.drain_untimed or (self.outbox.blocked and not self.alarms.is_set(Alarm.STALL))
+
     def settle_drain(self) -> None:
         """Whatever the client sent before it knew of the drain is here: name the last stream (section 6.8)."""
         self.drain_ping = None
+        self.drain_untimed = False
         self.alarms.clear(Alarm.DRAIN)
         self.goaway(ErrorCode.NO_ERROR)
 

@@ -22,6 +22,12 @@ from wire.http2.frames import (
 # What we take for the peer's limit until it has said one: it may have none, but most have a hundred.
 STREAMS_BEFORE_SETTINGS: Final = 100
 UNLIMITED: Final = 0xFFFF_FFFF
+_BOUNDS: Final = {
+    Setting.ENABLE_PUSH: (0, 1),
+    Setting.INITIAL_WINDOW_SIZE: (0, WINDOW_MAX),
+    Setting.MAX_FRAME_SIZE: (FRAME_BYTES_DEFAULT, FRAME_BYTES_LARGEST),
+    Setting.ENABLE_CONNECT_PROTOCOL: (0, 1),
+}
 
 
 class PeerSettings:
@@ -68,22 +74,18 @@ def announced(config: Http2Config) -> dict[int, int]:
 
 
 def read_settings(payload: bytes, known: PeerSettings, *, from_server: bool) -> dict[int, int]:
-    """The entries, the last of each id. Raises ConnectionFault for one that its id forbids."""
+    """The entries, the last of each id. Raises ConnectionFault for one that its id forbids, the last or not."""
     if len(payload) % SETTING_ENTRY.size:
         raise frame_size_fault(f"SETTINGS of {len(payload)} bytes, not a multiple of {SETTING_ENTRY.size}")
     settings: dict[int, int] = {}
     for setting, value in SETTING_ENTRY.iter_unpack(payload):
+        bounds = _BOUNDS.get(setting)
+        if bounds is not None and not bounds[0] <= value <= bounds[1]:
+            fault = flow_fault if setting == Setting.INITIAL_WINDOW_SIZE else protocol_fault
+            raise fault(f"SETTINGS_{Setting(setting).name} {value}")
         settings[setting] = value
-    get = settings.get
-    push = get(Setting.ENABLE_PUSH, 0)
-    if push > 1 or (push and from_server):
-        raise protocol_fault(f"SETTINGS_ENABLE_PUSH {push}")
-    if get(Setting.INITIAL_WINDOW_SIZE, 0) > WINDOW_MAX:
-        raise flow_fault(f"SETTINGS_INITIAL_WINDOW_SIZE {settings[Setting.INITIAL_WINDOW_SIZE]}")
-    frame_bytes = get(Setting.MAX_FRAME_SIZE, FRAME_BYTES_DEFAULT)
-    if not FRAME_BYTES_DEFAULT <= frame_bytes <= FRAME_BYTES_LARGEST:
-        raise protocol_fault(f"SETTINGS_MAX_FRAME_SIZE {frame_bytes}")
-    extended = get(Setting.ENABLE_CONNECT_PROTOCOL, int(known.extended_connect))
-    if extended > 1 or extended < known.extended_connect:
-        raise protocol_fault(f"SETTINGS_ENABLE_CONNECT_PROTOCOL {extended} (RFC 8441 section 3)")
+    if from_server and settings.get(Setting.ENABLE_PUSH, 0):
+        raise protocol_fault("SETTINGS_ENABLE_PUSH 1 from a server")
+    if not settings.get(Setting.ENABLE_CONNECT_PROTOCOL, 1) and known.extended_connect:
+        raise protocol_fault("SETTINGS_ENABLE_CONNECT_PROTOCOL taken back (RFC 8441 section 3)")
     return settings

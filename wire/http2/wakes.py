@@ -21,6 +21,9 @@ def on_alarms(session: Session, events: list[Event]) -> None:
     """It is `session.now`. Raises ConnectionFault."""
     for alarm in session.alarms.due(session.now):
         _on_alarm(session, alarm)
+    if session.drain_untimed:
+        session.drain_untimed = False
+        session.alarms.set(Alarm.DRAIN, session.now + session.config.drain_s)
     # Either the time for a look has come, or content began to wait and nobody knew the time.
     if session.outbox.blocked and not session.alarms.is_set(Alarm.STALL):
         _look_for_stalls(session, events)

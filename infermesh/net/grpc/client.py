@@ -35,6 +35,8 @@ Response = TypeVar("Response", bound=Message)
 
 _BACKOFF_FIRST_S: Final = 0.05
 _BACKOFF_LAST_S: Final = 2.0
+_ATTEMPTS_AT_ONCE: Final = 2
+_REFUSED_WAIT_S: Final = 0.01
 _DEFAULT_POOL: Final = PoolLimits(connections_max=4)
 
 
@@ -115,23 +117,28 @@ class Channel:
 
     # --- what calls ask ---
 
-    async def acquire(self, deadline: float, *, wait_for_ready: bool, fresh: bool) -> Http2UpstreamStream:
-        """A stream for one attempt. Raises RpcError."""
-        backoff_s = _BACKOFF_FIRST_S
-        if not fresh and trio.current_time() < deadline and (up := self._pool.take_idle()) is not None:
+    async def acquire(self, deadline: float, *, wait_for_ready: bool, attempt: int) -> Http2UpstreamStream:
+        """A stream for one attempt, counted from 1. Raises RpcError."""
+        if attempt > _ATTEMPTS_AT_ONCE:
+            # A server that is at its limit refuses again at once; one that left (GOAWAY) is another connection already.
+            await self._back_off(deadline, _REFUSED_WAIT_S * 2 ** (attempt - _ATTEMPTS_AT_ONCE))
+        if trio.current_time() < deadline and (up := self._pool.take_idle()) is not None:
             return up
+        backoff_s = _BACKOFF_FIRST_S
         while True:
             try:
                 return await self._pool.acquire(deadline)
             except ConnectFailed as error:
-                now = trio.current_time()
-                if now >= deadline:
+                if trio.current_time() >= deadline:
                     raise RpcError(Code.DEADLINE_EXCEEDED, str(error), unprocessed=True) from error
                 if not wait_for_ready:
                     raise RpcError(Code.UNAVAILABLE, str(error), unprocessed=True) from error
-            # Half of it by chance: callers that failed together must not all come back together.
-            await trio.sleep_until(min(deadline, now + backoff_s * random.uniform(0.5, 1.0)))
+            await self._back_off(deadline, backoff_s)
             backoff_s = min(2 * backoff_s, _BACKOFF_LAST_S)
+
+    async def _back_off(self, deadline: float, longest_s: float) -> None:
+        """Half of it by chance: callers that failed together must not all come back together."""
+        await trio.sleep_until(min(deadline, trio.current_time() + longest_s * random.uniform(0.5, 1.0)))
 
     def _effective(self, options: CallOptions) -> CallOptions:
         if options.timeout_s == math.inf and self._config.timeout_s < math.inf:

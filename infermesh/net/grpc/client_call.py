@@ -40,7 +40,7 @@ class StreamOrigin(Protocol):
     scheme: bytes
     message_bytes_max: int
 
-    async def acquire(self, deadline: float, *, wait_for_ready: bool, fresh: bool) -> Http2UpstreamStream:
+    async def acquire(self, deadline: float, *, wait_for_ready: bool, attempt: int) -> Http2UpstreamStream:
         """Raises RpcError."""
 
 
@@ -106,7 +106,7 @@ class StreamCall(Generic[Request, Response]):
     async def _attempt(self) -> None:
         self._attempts += 1
         up = await self._origin.acquire(
-            self.expires_at, wait_for_ready=self._options.wait_for_ready, fresh=self._attempts > 1
+            self.expires_at, wait_for_ready=self._options.wait_for_ready, attempt=self._attempts
         )
         self._refused = False
         self._inbox = Inbox(up, self._origin.message_bytes_max)

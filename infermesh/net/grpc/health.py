@@ -43,14 +43,14 @@ class HealthService(HealthBase):
         for service in list(self._statuses):
             self._set(service, _NOT_SERVING)
 
-    async def check(self, request: HealthCheckRequest, context: ServerContext) -> HealthCheckResponse:
+    def check(self, request: HealthCheckRequest, context: ServerContext) -> HealthCheckResponse:
         status = self._statuses.get(request.service)
         if status is None:
             known = ", ".join(repr(name) for name in sorted(self._statuses))
             context.abort(Code.NOT_FOUND, f"no health is kept of {request.service[:200]!r}; known are {known}")
         return status
 
-    async def list(self, request: HealthListRequest, context: ServerContext) -> HealthListResponse:
+    def list(self, request: HealthListRequest, context: ServerContext) -> HealthListResponse:
         return HealthListResponse(statuses=self._statuses)
 
     async def watch(

@@ -9,15 +9,16 @@ the connection, so they end with it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 from infermesh.net.asker import Request, SlowCall
-from infermesh.net.grpc.server_call import CallEnds, CallLog, GrpcLimits, ServerCall
+from infermesh.net.grpc.server_call import CallEnds, CallLog, GrpcLimits, PlainMethod, ServerCall
 from infermesh.net.http2.server_stream import Http2ServerStream, StreamReader
 from wire.grpc import CallHead, Code, GrpcStatus, NotGrpc, read_request
 from wire.grpc.call import is_protobuf, trailers_only_fields
-from wire.grpc.service import AnyRoute, Peer, Service
+from wire.grpc.service import AnyRoute, Peer, Service, UnaryUnary
 from wire.http1 import Field
 
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
@@ -50,12 +51,15 @@ class GrpcServices:
         self._on_ended = on_ended
         self.services = tuple(services)
         self._routes: dict[bytes, AnyRoute] = {}
+        self._plain: dict[bytes, PlainMethod] = {}  # Methods that wait for nothing, by path.
         for service in services:
             for route in service.routes():
                 path = route.method.path.encode()
                 if path in self._routes:
                     raise ValueError(f"{route.method.path} is served twice: two services named {service.name}")
                 self._routes[path] = route
+                if isinstance(route, UnaryUnary) and not inspect.iscoroutinefunction(route.call):
+                    self._plain[path] = route.call
 
     @property
     def paths(self) -> frozenset[bytes]:
@@ -75,7 +79,7 @@ class GrpcServices:
         if isinstance(head, CallHead):
             if is_protobuf(head):
                 call = ServerCall(stream, head, route, self._limits, self._log)
-                call.begin(self._peer_of(stream), self._on_ended)
+                call.begin(self._peer_of(stream), self._on_ended, plain=self._plain.get(head.path))
                 return call
             subtype = head.subtype.decode("latin-1")
             head = GrpcStatus(Code.UNIMPLEMENTED, f"application/grpc+{subtype} is not spoken here, only +proto")

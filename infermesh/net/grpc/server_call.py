@@ -11,7 +11,7 @@ client's reset. In each case trailers are sent if anybody is there to read them,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Protocol, Self, assert_never
 
 import msgspec
@@ -25,7 +25,7 @@ from wire.grpc import CallHead, Code, Encoding, GrpcStatus, Metadata, RpcError, 
 from wire.grpc.call import response_fields, trailer_fields, trailers_only_fields
 from wire.grpc.details import encode_details
 from wire.grpc.metadata import NO_METADATA, Pair, encode_metadata
-from wire.grpc.service import AnyRoute, Peer, StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from wire.grpc.service import AnyRoute, Peer, ServerContext, StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from wire.grpc.status import OK_STATUS
 from wire.http1 import Field
 from wire.limits import GRPC_MESSAGE_BYTES_MAX
@@ -51,6 +51,10 @@ class CallEnds(Protocol):
     def __call__(self, path: str, code: Code, took_s: float) -> None: ...
 
 
+# What a UnaryUnary route holds where it is no coroutine function; an answer of another type is found when it is sent.
+PlainMethod = Callable[[Any, ServerContext], Any]
+
+
 class ServerCall:
     """Made by GrpcServices only. Implements StreamReader, Work, Timed, ServerContext, Receiver and Sender."""
 
@@ -65,6 +69,7 @@ class ServerCall:
         "_on_ended",
         "_over",
         "_own_deadline",
+        "_plain",
         "_route",
         "_running",
         "_sent",
@@ -96,14 +101,16 @@ class ServerCall:
         self._leading: Metadata = NO_METADATA
         self._trailing: Metadata = NO_METADATA
         self._head_sent = False
+        self._plain: PlainMethod | None = None
         self._running = False
         self._over = False
         self._sent = 0
         self._began_at = 0.0
         self._own_deadline = math.inf
 
-    def begin(self, peer: Peer | None, on_ended: CallEnds | None) -> None:
-        """The head is there: the deadline runs from here."""
+    def begin(self, peer: Peer | None, on_ended: CallEnds | None, *, plain: PlainMethod | None) -> None:
+        """The head is there: the deadline runs from here. `plain`: the method, if it waits for nothing."""
+        self._plain = plain
         stream, timers = self.stream, self.stream.connection.timers
         self.peer = peer
         self._on_ended = on_ended
@@ -167,8 +174,20 @@ class ServerCall:
         self._start()
 
     def _start(self) -> None:
-        self._running = True
-        self.stream.hand_over(self._serve)
+        if self._plain is None:
+            self._running = True
+            self.stream.hand_over(self._serve)
+        else:
+            self._serve_at_once(self._plain)
+
+    def _serve_at_once(self, method: PlainMethod) -> None:
+        """A method that waits for nothing needs no task."""
+        try:
+            self._send_now(method(self._one_request(), self))
+            status = OK_STATUS
+        except Exception as error:  # noqa: BLE001 - one call's defect: its client is answered, all others live on.
+            status = self._status_of(error)
+        self.end(status)
 
     # --- the task ---
 
@@ -313,7 +332,8 @@ class ServerCall:
         self._over = True
         timers = self.stream.connection.timers
         timers.disarm(self)
-        self._inbox.fail(RpcError(Code.CANCELLED, f"{self.path}: the call is over"))
+        if not self._inbox.ended or self._inbox.waiting:  # Else nobody can be waiting for more.
+            self._inbox.fail(RpcError(Code.CANCELLED, f"{self.path}: the call is over"))
         if self._on_ended is not None:
             self._on_ended(self.path, code, timers.now() - self._began_at)
 

@@ -310,8 +310,10 @@ class ServerConnection(Connection):
     def _is_foreign(self) -> bool:
         """On a port that speaks HTTP/2 as well, something that begins as neither does: nobody is there to read an
         answer of HTTP/1.1's (RFC 9112 section 2.2), and HTTP/2 has none for it (RFC 9113 section 3.4)."""
+        if self._on_preface is None or self.requests or self._state is not _State.HEAD:
+            return False
         line, whole, _ = self._buffer.lstrip(b"\r\n").partition(b"\n")
-        return self._on_preface is not None and not self.requests and bool(whole) and b"HTTP/" not in line
+        return bool(whole) and b"HTTP/" not in line
 
     async def _advance_later(self) -> None:
         await trio.lowlevel.checkpoint()

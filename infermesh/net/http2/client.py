@@ -11,7 +11,7 @@ it hands out.
 from __future__ import annotations
 
 import socket
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from infermesh.net.connection import ConnectionLost
 from infermesh.net.http2.client_stream import Http2UpstreamStream
@@ -191,6 +191,8 @@ class Http2ClientConnection(Http2Endpoint):
                     stream.on_trailers(event.fields)
                 case InterimReceived():
                     stream.on_interim(event.fields)
+                case _:
+                    assert_never(event)
         except Exception as error:  # noqa: BLE001 - one exchange's defect; the connection's others live on.
             stream.crashed(error)
 

@@ -50,6 +50,7 @@ class Http2UpstreamStream(Http2Stream):
     __slots__ = (
         "_buffer",
         "_buffer_flow",
+        "_heard_mark",
         "_holding",
         "_method",
         "_reading",
@@ -75,6 +76,7 @@ class Http2UpstreamStream(Http2Stream):
         self._received_end = False
         self._buffer = b""
         self._buffer_flow = 0
+        self._heard_mark = 0
         self.bytes_in = 0
         self.tally = ExchangeTally()
         self.trailers: list[Field] = []
@@ -94,9 +96,10 @@ class Http2UpstreamStream(Http2Stream):
         self._method = next(value for name, value in fields if name == b":method")
         refusal = self.connection.admit(self)
         if refusal:
-            self.unprocessed = True
+            self.unprocessed = self.reused = True
             self._fail(ConnectionLost(refusal))
             return
+        self._heard_mark = self.connection.bytes_in
         self.send_head(fields, end=end and not data)
         if data:
             self.send_data(data, end=end)
@@ -194,6 +197,8 @@ class Http2UpstreamStream(Http2Stream):
     def on_lost(self, error: ConnectionLost) -> None:
         """The connection is gone."""
         if not self.closed:
+            # A connection by which anything came since was alive when this began.
+            self.reused = self.reused and self.connection.bytes_in == self._heard_mark
             self._fail(error)
 
     def crashed(self, error: Exception) -> None:

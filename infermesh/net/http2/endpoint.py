@@ -29,7 +29,6 @@ from wire.http2.frames import ErrorCode
 if TYPE_CHECKING:
     from infermesh.net.http2.stream import Http2Stream
 
-_UNSENT_HIGH_BYTES: Final = 262_144
 _LINGER_S: Final = 2.0
 _LINGER_BYTES_MAX: Final = 1 << 20
 _PING: Final = b"infrmesh"  # Any eight bytes: which ping is answered does not matter, only that one is.
@@ -207,11 +206,6 @@ class Http2Endpoint(Connection):
             if not data:
                 break
             self.write(data)
-        if self.backlog_len > BACKLOG_HIGH_BYTES and machine.unsent_bytes > _UNSENT_HIGH_BYTES:
-            # Heads and answers to control frames wait for no window: a peer that asks and does not read is not heard.
-            self.pause()
-        elif self.paused:
-            self.resume()
         machine.take_drained()  # What was held back is looked at here, whichever way it became less.
 
     @property
@@ -266,8 +260,9 @@ class Http2Endpoint(Connection):
         return self._heard_at + after_s
 
     def on_payload_heard(self) -> None:
-        """A frame of a stream came, by which a peer that counts pings in silence starts anew."""
+        """A frame of a stream came: the connection is in use, and a peer that counts pings in silence starts anew."""
         self._pings_in_silence = 0
+        self._idle_by = math.inf
 
     def on_deadline(self, now: float) -> None:
         try:

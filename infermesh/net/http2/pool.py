@@ -122,6 +122,11 @@ class Http2Pool:
         return len(self._all) + len(self._openings)
 
     @property
+    def sockets(self) -> int:
+        """Connections that have a socket in the reactor."""
+        return len(self._all)
+
+    @property
     def idle_len(self) -> int:
         return sum(connection.idle for connection in self._all)
 
@@ -153,7 +158,8 @@ class Http2Pool:
                     await self._freed.park()
         raise ConnectFailed(
             f"no free stream to {host}:{port} in time: {self.open_len} connections are busy or not there yet "
-            "(connections_max)"
+            "(connections_max)",
+            timed_out=True,
         )
 
     def _opening_for(self, serial_min: int) -> _Opening | None:
@@ -191,7 +197,7 @@ class Http2Pool:
             if isinstance(error, ConnectionLost | OSError):
                 host, port = self._address
                 opening.failure = f"cannot connect to {host}:{port}: {error}"
-                raise ConnectFailed(opening.failure) from error
+                raise ConnectFailed(opening.failure, timed_out=trio.current_time() >= deadline) from error
             raise
         finally:
             self._openings.remove(opening)

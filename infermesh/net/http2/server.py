@@ -15,13 +15,14 @@ import math
 import socket
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 import outcome
 import trio
 
 from infermesh.net.asker import Request, SlowCall
-from infermesh.net.connection import Connection, ConnectionLost
+from infermesh.net.connection import BACKLOG_HIGH_BYTES, Connection, ConnectionLost
 from infermesh.net.http1.server import Refusal, ServerLimits
 from infermesh.net.http2.endpoint import EndpointTimes, Http2Endpoint
 from infermesh.net.http2.heads import request_head
@@ -41,7 +42,12 @@ from wire.http2.events import (
 from wire.http2.frames import ErrorCode
 from wire.limits import HTTP1_TARGET_BYTES_MAX
 
+# Together the streams of a connection cannot use up its window: a call that reads slowly holds up no other.
+SERVER_CONFIG: Final = Http2Config(
+    role=Role.SERVER, streams_max=128, window_bytes=512 << 10, connection_window_bytes=64 << 20
+)
 LINGER_S: Final = 1.0
+_UNSENT_HIGH_BYTES: Final = 262_144
 # Bodies that are being collected on one connection, in bodies of the largest size.
 _BODIES_COLLECTED_MAX: Final = 4
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
@@ -107,7 +113,7 @@ class Http2ServerConnection(Http2Endpoint):
         self.requests = 0
         self.scope = trio.CancelScope()
         times = EndpointTimes(idle_timeout_s=limits.idle_timeout_s, send_timeout_s=limits.send_timeout_s)
-        config = http2 or Http2Config(role=Role.SERVER, stalled_s=limits.send_timeout_s)
+        config = http2 or replace(SERVER_CONFIG, stalled_s=limits.send_timeout_s)
         super().__init__(sock, reactor, timers, config, times, predecessor=predecessor)
 
     # --- the task ---
@@ -188,6 +194,7 @@ class Http2ServerConnection(Http2Endpoint):
     def _open(self, event: HeadersReceived) -> None:
         head, protocol = request_head(event.fields, end_stream=event.end_stream)
         stream = Http2ServerStream(self, event.stream_id, head, protocol)
+        stream.received_end = event.end_stream
         self._streams[event.stream_id] = stream
         try:
             if len(head.target) > HTTP1_TARGET_BYTES_MAX:
@@ -202,6 +209,7 @@ class Http2ServerConnection(Http2Endpoint):
 
     def _open_upgraded(self, request: Request) -> None:
         stream = Http2ServerStream(self, 1, request.head, b"")
+        stream.received_end = True
         self._streams[1] = stream
         try:
             stream.begin_whole(self.service.open_stream(stream), request)
@@ -248,7 +256,8 @@ class Http2ServerConnection(Http2Endpoint):
 
     @property
     def idle(self) -> bool:
-        return not self._streams and not self._lingering
+        # An answer that is complete here may wait for windows yet; one that waits too long is reset (stalled_s).
+        return not self._streams and not self._lingering and not self.machine.streams_open
 
     def refuse(self, stream: Http2ServerStream, refusal: Refusal) -> None:
         self._count_fault(refusal.reason)
@@ -272,6 +281,12 @@ class Http2ServerConnection(Http2Endpoint):
     # --- output and ending ---
 
     def on_sent(self) -> None:
+        # Heads and answers to control frames wait for no window: a client that asks and does not read is not heard.
+        # The asking side does hear always, so that no two of us wait for each other.
+        if self.backlog_len > BACKLOG_HIGH_BYTES and self.machine.unsent_bytes > _UNSENT_HIGH_BYTES:
+            self.pause()
+        elif self.paused:
+            self.resume()
         if self.machine.closed and not self._streams:
             self.linger()
 

@@ -160,8 +160,9 @@ class Http2ServerStream(Http2Stream):
 
     def begin(self, reader: StreamReader | None, *, end: bool) -> None:
         """The head is there; `end`: nothing follows it."""
+        if self.closed:
+            return  # Answered at its head.
         self._reader = reader
-        self.received_end = end
         if reader is not None:
             if end:
                 reader.on_data(b"", 0, end=True)
@@ -184,8 +185,9 @@ class Http2ServerStream(Http2Stream):
 
     def begin_whole(self, reader: StreamReader | None, request: Request) -> None:
         """The request came before its stream did, by an upgrade from HTTP/1.1."""
+        if self.closed:
+            return  # Answered at its head.
         self._reader = reader
-        self.received_end = True
         if reader is not None:
             reader.on_data(request.body, 0, end=True)
         else:

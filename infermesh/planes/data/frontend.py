@@ -30,7 +30,7 @@ from infermesh.planes.data.identity import RequestName, RequestNames
 from infermesh.planes.data.inference import Inference
 from infermesh.planes.data.ledger import Ledger
 from infermesh.planes.data.models import find_model, list_models
-from infermesh.planes.data.peek import model_facts, read_facts, read_hints
+from infermesh.planes.data.peek import MODEL_CHARS_MAX, model_facts, read_facts, read_hints
 from infermesh.planes.data.record import RequestRecord
 from infermesh.planes.data.router_host import RequestContext, RouterHost
 from infermesh.planes.data.run import RunLimits
@@ -201,6 +201,9 @@ class Frontend:
             hints = read_hints(request.head, self._default_deadline_s)
         except RequestRefused as refused:
             raise self.bad_request("other", refused) from refused
+        until_s = sender.deadline - request.received_at
+        if until_s < hints.deadline_s:
+            hints = msgspec.structs.replace(hints, deadline_s=until_s)
         facts = model_facts(model, hints, request.received_at, stream=not sender.complete)
         if model not in self._view.eligible:
             raise self._unknown_model(model)
@@ -234,7 +237,8 @@ class Frontend:
         self._ledger.bad_request(PORT, "unknown_model")
         names = sorted(self._view.eligible)
         shown = ", ".join(names[:_NAMES_SHOWN_MAX]) + (", ..." if len(names) > _NAMES_SHOWN_MAX else "")
-        text = f"the model '{model}' does not exist in this fleet; it serves: {shown or 'no model at this moment'}"
+        name = model[:MODEL_CHARS_MAX]
+        text = f"the model '{name}' does not exist in this fleet; it serves: {shown or 'no model at this moment'}"
         return RequestRefused(404, "model_not_found", text, param="model")
 
     def _not_allowed(self, method: bytes, path: str, allowed: str) -> RequestRefused:

@@ -18,7 +18,15 @@ from infermesh.net.timers import Entry, Timers
 from infermesh.planes.data.deaf import Deaf
 from infermesh.planes.data.errors import RequestRefused
 from infermesh.planes.data.frontend import Frontend
-from infermesh.planes.data.grpc_models import KSERVE_SERVICE, Unnamed, name_path, read_model
+from infermesh.planes.data.grpc_models import (
+    KSERVE_SERVICE,
+    Unnamed,
+    is_of_one_server,
+    is_placement,
+    name_path,
+    next_look,
+    read_model,
+)
 from infermesh.planes.data.grpc_request import GrpcRequest
 from infermesh.planes.data.grpc_writer import GRPC
 from infermesh.planes.data.inference import Inference
@@ -31,7 +39,6 @@ from wire.grpc.timeout import parse_timeout
 from wire.http1 import Field
 
 _MODEL_FIELD: Final = b"x-infermesh-model"
-_SHARED_MEMORY: Final = (b"SystemSharedMemory", b"CudaSharedMemory")
 
 
 class GrpcFrontend:
@@ -53,7 +60,18 @@ class GrpcFrontend:
 class _Call:
     """One call: waits for its model's name, then is an inference like any other; ends by its deadline at the latest."""
 
-    __slots__ = ("_at", "_inference", "_model", "_parts", "_received_at", "_request", "_stream", "deadline", "timer")
+    __slots__ = (
+        "_at",
+        "_inference",
+        "_look_at",
+        "_model",
+        "_parts",
+        "_received_at",
+        "_request",
+        "_stream",
+        "deadline",
+        "timer",
+    )
 
     def __init__(self, parts: GrpcFrontend, stream: Http2ServerStream) -> None:
         self._parts = parts
@@ -61,6 +79,7 @@ class _Call:
         self._received_at = parts.timers.now()
         self._model = stream.head.value(_MODEL_FIELD)
         self._at = name_path(stream.head.path)
+        self._look_at = 0  # Bytes of the request by which the model is looked for again.
         self._inference: Inference | None = None
         self._request: GrpcRequest | None = None
         self.deadline = math.inf
@@ -69,7 +88,13 @@ class _Call:
     def begin(self) -> StreamReader:
         stream, parts = self._stream, self._parts
         path = stream.head.path
-        if self._model is None and path.startswith(KSERVE_SERVICE):
+        if stream.head.method != b"POST":
+            raise self._bad(405, "method_not_allowed", "a gRPC call is a POST")
+        if is_placement(path):
+            raise self._bad(403, "placement_only", "models are loaded and unloaded by the mesh's placement")
+        if is_of_one_server(path):
+            raise self._bad(501, "one_server_only", "it is about one server, and a mesh has many: ask a server itself")
+        if path.startswith(KSERVE_SERVICE):
             reply = self._reply_of_the_fleet(path.removeprefix(KSERVE_SERVICE))
             if reply is not None:
                 return _Whole(stream, reply)
@@ -77,7 +102,7 @@ class _Call:
             text = (
                 f"metadata {_MODEL_FIELD.decode()} must name the model: {path[:80]!r} is no service that says it itself"
             )
-            raise parts.frontend.bad_request("other", RequestRefused(400, "missing_model", text))
+            raise self._bad(400, "missing_model", text)
         self.deadline = self._received_at + self._timeout_s()
         self._request = GrpcRequest(
             stream,
@@ -85,7 +110,7 @@ class _Call:
             bytes_max=parts.body_bytes_max,
             deadline=self.deadline,
             on_more=self._look,
-            on_end=self.on_connection_lost,
+            on_end=self._on_end,
         )
         if self.deadline != math.inf:
             parts.timers.arm(self, self.deadline)
@@ -95,7 +120,12 @@ class _Call:
         return self._request
 
     def on_connection_lost(self) -> None:
-        """The call has ended, or its client is gone before it had begun."""
+        """The client is gone before the call had begun."""
+        assert self._request is not None
+        self._request.release()
+
+    def _on_end(self) -> None:
+        """The call has ended, whichever way."""
         self._parts.timers.disarm(self)
 
     def on_deadline(self, now: float) -> None:
@@ -103,10 +133,13 @@ class _Call:
         stream = self._stream
         if stream.closed:
             return
-        work, stream.work = stream.work, None
-        if work is not None and work is not self:
-            work.on_connection_lost()
-        said = GrpcStatus(Code.DEADLINE_EXCEEDED, f"the call's deadline passed at the router ({self._progress()})")
+        progress = self._progress()
+        stream.work = None
+        if self._inference is not None:
+            self._inference.expire()
+        else:
+            self.on_connection_lost()
+        said = GrpcStatus(Code.DEADLINE_EXCEEDED, f"the call's deadline passed at the router ({progress})")
         if not stream.said_head:
             stream.send_head(trailers_only_fields(said), end=True)
         elif not stream.said_all:
@@ -129,9 +162,7 @@ class _Call:
         try:
             return parse_timeout(value)
         except RemoteProtocolError as error:
-            raise self._parts.frontend.bad_request(
-                "other", RequestRefused(400, "invalid_timeout", str(error))
-            ) from error
+            raise self._bad(400, "invalid_timeout", str(error)) from error
 
     def _look(self) -> None:
         """More of the request has come: is it known by now for which model it is?"""
@@ -147,7 +178,7 @@ class _Call:
                 stream, GRPC, Request(stream.head, b"", self._received_at), ModelName(model), sender=request
             )
         except RequestRefused as refused:
-            self._parts.timers.disarm(self)
+            request.release()
             GRPC.refuse(stream, refused, b"POST")
             return
         request.attach(self._run)
@@ -157,12 +188,19 @@ class _Call:
         if self._model is not None:
             return self._model.decode("utf-8", "replace")
         assert self._at is not None
+        if request.kept_bytes < self._look_at and not request.complete:
+            return None
+        so_far = request.so_far
+        self._look_at = next_look(so_far)
         encoding = self._stream.head.value(b"grpc-encoding")
         try:
-            return read_model(request.so_far, self._at, encoding, whole=request.complete)
+            return read_model(so_far, self._at, encoding, whole=request.complete)
         except Unnamed as error:
             text = f"{error}; the model can also be named in metadata {_MODEL_FIELD.decode()}"
-            raise self._parts.frontend.bad_request("other", RequestRefused(400, "missing_model", text)) from error
+            raise self._bad(400, "missing_model", text) from error
+
+    def _bad(self, status: int, code: str, text: str) -> RequestRefused:
+        return self._parts.frontend.bad_request("other", RequestRefused(status, code, text))
 
     def _run(self) -> Run | None:
         return self._inference.run if self._inference is not None else None
@@ -179,12 +217,6 @@ class _Call:
             case b"RepositoryIndex":
                 models = sorted(ready_targets(self._parts.frontend.view))
                 return b"".join(_bytes(1, _text(1, model) + _text(3, "READY")) for model in models)
-            case b"RepositoryModelLoad" | b"RepositoryModelUnload":
-                text = "models are loaded and unloaded by the mesh's placement, not by clients"
-                raise self._parts.frontend.bad_request("other", RequestRefused(403, "placement_only", text))
-            case _ if method.startswith(_SHARED_MEMORY):
-                text = "shared memory does not reach across a mesh: send tensors in the message"
-                raise self._parts.frontend.bad_request("other", RequestRefused(501, "no_shared_memory", text))
             case _:
                 return None
 

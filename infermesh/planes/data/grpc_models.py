@@ -4,6 +4,9 @@ Inference services name the model at the beginning of their first message (proto
 order of their numbers, and it is number 1 in all of them). Any other service is served as well when its metadata names
 the model: `x-infermesh-model`.
 
+A message that names two models, which no serialiser writes, goes to the first and says the last to its runtime: that
+gains nothing, since a node's runtimes may be asked for any of their models anyway.
+
 https://protobuf.dev/programming-guides/encoding/, grpc/grpc doc/PROTOCOL-HTTP2.md "Length-Prefixed-Message".
 """
 
@@ -17,8 +20,22 @@ KSERVE_SERVICE: Final = b"/inference.GRPCInferenceService/"
 _NAME_AT: Final = {
     KSERVE_SERVICE: (1,),
     b"/tensorflow.serving.PredictionService/": (1, 1),
+    b"/tensorflow.serving.ModelService/": (1, 1),
     b"/org.pytorch.serve.grpc.inference.InferenceAPIsService/": (1,),
 }
+# What would change a runtime behind the mesh's back, whichever model the call names.
+_PLACEMENT: Final = frozenset(
+    {
+        KSERVE_SERVICE + b"RepositoryModelLoad",
+        KSERVE_SERVICE + b"RepositoryModelUnload",
+        b"/tensorflow.serving.ModelService/HandleReloadConfigRequest",
+    }
+)
+_PLACEMENT_SERVICE: Final = b"/org.pytorch.serve.grpc.management.ManagementAPIsService/"
+# Of a server and not of a model, and of no use across a mesh.
+_ONE_SERVER: Final = tuple(
+    KSERVE_SERVICE + name for name in (b"SystemSharedMemory", b"CudaSharedMemory", b"TraceSetting", b"LogSettings")
+)
 # The name stands within so many bytes of the first message, or it is not looked for any further.
 PEEK_BYTES_MAX: Final = 65_536
 _PREFIX_BYTES: Final = 5
@@ -34,6 +51,16 @@ def name_path(path: bytes) -> tuple[int, ...] | None:
     """Where the messages of a method say which model is meant; None: only metadata can say so."""
     service = path[: path.rfind(b"/") + 1]
     return _NAME_AT.get(service)
+
+
+def is_placement(path: bytes) -> bool:
+    """Whether a method loads or unloads models."""
+    return path in _PLACEMENT or path.startswith(_PLACEMENT_SERVICE)
+
+
+def is_of_one_server(path: bytes) -> bool:
+    """Whether a method is about the one server that takes it: its shared memory, its logs."""
+    return path.startswith(_ONE_SERVER)
 
 
 def read_model(data: bytes, at: tuple[int, ...], encoding: bytes | None, *, whole: bool) -> str | None:
@@ -53,9 +80,20 @@ def read_model(data: bytes, at: tuple[int, ...], encoding: bytes | None, *, whol
     elif data[0]:
         raise Unnamed(f"the first message has flag {data[0]}; gRPC knows 0 and 1")
     found = _find(message, at)
-    if found is None and exhausted:
+    if not found and (exhausted or found is not None):
         raise Unnamed("the first message names no model")
     return None if found is None else found.decode("utf-8", "replace")
+
+
+def next_look(data: bytes) -> int:
+    """How much must have come before `read_model` is worth another try: twice as much, or all that it looks at.
+
+    Each try reads from the beginning. At every byte of 64 KiB that come one by one, it would be minutes of CPU time.
+    """
+    if len(data) < _PREFIX_BYTES:
+        return _PREFIX_BYTES
+    length = int.from_bytes(data[1:_PREFIX_BYTES], "big")
+    return min(2 * len(data), _PREFIX_BYTES + min(length, PEEK_BYTES_MAX))
 
 
 def _inflated(message: bytes, encoding: bytes | None) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from infermesh.core.model.names import TargetKey
 from infermesh.core.model.targets import Target
@@ -27,15 +28,15 @@ from wire.grpc.timeout import encode_timeout
 from wire.http1 import Field
 
 # A deadline that has passed is the runtime's to say, in its own words; this much of it is left for that.
-_LEAST_LEFT_S = 0.001
+_LEAST_LEFT_S: Final = 0.001
+_ATTEMPTS: Final = b"grpc-previous-rpc-attempts"
+_ATTEMPTS_DIGITS_MAX: Final = 4
 
 
 class GrpcRequest:
     __slots__ = (
         "_bytes_max",
-        "_deadline",
         "_kept",
-        "_kept_bytes",
         "_on_end",
         "_on_more",
         "_run",
@@ -43,7 +44,12 @@ class GrpcRequest:
         "_timers",
         "_withheld",
         "complete",
+        "deadline",
+        "kept_bytes",
     )
+    # What may do better elsewhere. Any other end is the call's own: what the runtime says of it stands, and a
+    # deadline that has passed there has passed everywhere.
+    retryable: Final = frozenset({429, 503})
 
     def __init__(
         self,
@@ -59,11 +65,11 @@ class GrpcRequest:
         self._stream = stream
         self._timers = timers
         self._bytes_max = bytes_max
-        self._deadline = deadline
+        self.deadline = deadline
         self._on_more = on_more
         self._on_end = on_end
         self._kept: list[bytes] | None = []
-        self._kept_bytes = 0
+        self.kept_bytes = 0
         self._withheld = 0  # Credit that the client gets once somebody takes what it has sent.
         self._run: Callable[[], Run | None] | None = None
         self.complete = False  # The client has said all.
@@ -89,7 +95,7 @@ class GrpcRequest:
             self._keep(data, run)
         if run is not None:
             _pass_on(run, data, self._stream, end=end)
-        if self._kept_bytes > self._bytes_max and self._kept is not None:
+        if self.kept_bytes > self._bytes_max and self._kept is not None:
             self._withheld += flow_bytes  # Nobody has it yet, and more than is kept here: the client waits.
         else:
             self._stream.credit(flow_bytes)
@@ -117,16 +123,22 @@ class GrpcRequest:
     def send(self, request: Request, lines: Sequence[bytes], attempt: Attempt, up: Upstream) -> None:
         assert isinstance(up, Http2UpstreamStream)
         fields = upstream_fields(request.head, lines)
-        if self._deadline != math.inf:
-            left_s = max(_LEAST_LEFT_S, self._deadline - self._timers.now())
+        if self.deadline != math.inf:
+            left_s = max(_LEAST_LEFT_S, self.deadline - self._timers.now())
             fields.append((b"grpc-timeout", encode_timeout(left_s)))
+        if attempt.number:
+            _count_attempts(fields, attempt.number)
         up.open(fields, attempt, data=self.so_far, end=self.complete)
         withheld, self._withheld = self._withheld, 0
         self._stream.credit(withheld)
 
     def release(self) -> None:
+        """Everybody who is told is let go: a call that has ended is freed here and now, without the collector."""
         self._kept = None
-        self._on_end()
+        self._run = _nobody
+        self._on_more = _nothing
+        on_end, self._on_end = self._on_end, _nothing
+        on_end()
 
     # --- inside ---
 
@@ -136,9 +148,26 @@ class GrpcRequest:
             return
         assert self._kept is not None
         self._kept.append(data)
-        self._kept_bytes += len(data)
-        if self._kept_bytes > self._bytes_max and run is not None and _is_sent(run):
+        self.kept_bytes += len(data)
+        if self.kept_bytes > self._bytes_max and run is not None and _is_sent(run):
             self._kept = None
+
+
+def _nobody() -> None:
+    return None
+
+
+def _nothing() -> None:
+    pass
+
+
+def _count_attempts(fields: list[Field], number: int) -> None:
+    """`grpc-previous-rpc-attempts` (proposal A6 of gRPC), those of the client's own included."""
+    for at, (name, value) in enumerate(fields):
+        if name == _ATTEMPTS and value.isdigit() and len(value) <= _ATTEMPTS_DIGITS_MAX:
+            fields[at] = (_ATTEMPTS, b"%d" % (int(value) + number))
+            return
+    fields.append((_ATTEMPTS, b"%d" % number))
 
 
 def _is_sent(run: Run) -> bool:

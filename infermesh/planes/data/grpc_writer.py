@@ -13,7 +13,7 @@ from infermesh.net.asker import Asker
 from infermesh.net.http2 import Http2ServerStream
 from infermesh.net.http2.client_stream import Http2UpstreamStream
 from infermesh.planes.data.errors import RequestRefused
-from infermesh.planes.data.heads import client_fields
+from infermesh.planes.data.heads import client_fields, client_trailers
 from infermesh.planes.data.run import Run
 from infermesh.planes.data.upstream import Upstream
 from wire.grpc import Code, GrpcStatus, from_http, http_of
@@ -26,6 +26,7 @@ _CODES: Final = {
     400: Code.INVALID_ARGUMENT,
     403: Code.PERMISSION_DENIED,
     404: Code.NOT_FOUND,
+    405: Code.UNIMPLEMENTED,
     413: Code.RESOURCE_EXHAUSTED,
     429: Code.RESOURCE_EXHAUSTED,
     501: Code.UNIMPLEMENTED,
@@ -60,7 +61,8 @@ class GrpcWriter:
             status = GrpcStatus(
                 from_http(head.status), f"{run.attempts[-1].destination.node}: HTTP status {head.status}"
             )
-            stream.send_head(trailers_only_fields(status), end=True)
+            fields = [*trailers_only_fields(status), *map(_field_of, lines)]
+            stream.send_head(fields, end=True)
         else:
             fields = [(b":status", b"%d" % head.status), *client_fields(head, lines)]
             stream.send_head(fields, end=head.framing == _FAILED)
@@ -69,14 +71,17 @@ class GrpcWriter:
 
     def payload(self, run: Run, up: Upstream, payload: bytes) -> None:
         assert isinstance(up, Http2UpstreamStream)
-        _stream(run.asker).write_from(payload, up)
+        stream = _stream(run.asker)
+        if not stream.said_all:  # (It may be the body of an answer that is no gRPC.)
+            stream.write_from(payload, up)
 
     def end(self, run: Run, up: Upstream) -> None:
         assert isinstance(up, Http2UpstreamStream)
         stream = _stream(run.asker)
         if stream.said_all:
             return  # It had no messages.
-        stream.send_trailers(up.trailers or trailer_fields(GrpcStatus(Code.UNKNOWN, "the runtime gave no grpc-status")))
+        trailers = client_trailers(up.trailers)
+        stream.send_trailers(trailers or trailer_fields(GrpcStatus(Code.UNKNOWN, "the runtime gave no grpc-status")))
 
     def break_off(self, run: Run, up: Upstream, head: ResponseHead) -> None:
         stream = _stream(run.asker)
@@ -101,6 +106,11 @@ class GrpcWriter:
 
 
 GRPC: Final = GrpcWriter()
+
+
+def _field_of(line: bytes) -> Field:
+    name, _, value = line.partition(b": ")
+    return name, value
 
 
 def _stream(asker: Asker) -> Http2ServerStream:

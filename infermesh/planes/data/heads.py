@@ -50,6 +50,8 @@ _GRPC_DROPS: Final = _REQUEST_DROPS | {b"host", b"grpc-timeout"}
 _RESPONSE_DROPS: Final = HOP_BY_HOP | frozenset(
     {b"x-infermesh-load", b"x-infermesh-request-id", b"x-infermesh-node", b"x-infermesh-attempts"}
 )
+_OURS: Final = b"x-infermesh-"
+_OURS_LEN: Final = len(_OURS)
 
 
 def upstream_request(head: RequestHead, body: bytes, added: Sequence[bytes]) -> bytes:
@@ -64,17 +66,17 @@ def upstream_request(head: RequestHead, body: bytes, added: Sequence[bytes]) -> 
 
 
 def upstream_fields(head: RequestHead, added: Sequence[bytes]) -> list[Field]:
-    """A gRPC request as it goes on over HTTP/2. Its deadline is written anew: time has passed."""
+    """A gRPC request as it goes on over HTTP/2. Its deadline is for the caller to add: time has passed."""
     listed = [value for name, value in head.fields if name == b"connection"]
     drops = _GRPC_DROPS | connection_options(listed) if listed else _GRPC_DROPS
     fields = [
         (b":method", head.method),
         (b":scheme", b"http"),
         (b":path", head.target),
-        (b":authority", head.host),
+        (b":authority", head.host or b"localhost"),  # An empty one is malformed.
         (b"te", b"trailers"),
     ]
-    fields += [field for field in head.fields if field[0] not in drops]
+    fields += [field for field in head.fields if field[0] not in drops and field[0][:_OURS_LEN] != _OURS]
     for line in added:
         name, _, value = line.partition(b": ")
         fields.append((name, value))
@@ -102,13 +104,18 @@ def client_fields(head: ResponseHead, added: Sequence[bytes]) -> list[Field]:
     """The same for a client over HTTP/2, without a word on framing, which is the stream's."""
     listed = [value for name, value in head.fields if name == b"connection"]
     drops = _RESPONSE_DROPS | connection_options(listed) if listed else _RESPONSE_DROPS
-    fields = [field for field in head.fields if field[0] not in drops]
+    fields = [field for field in head.fields if field[0] not in drops and field[0][:_OURS_LEN] != _OURS]
     for line in added:
         name, _, value = line.partition(b": ")
         fields.append((name, value))
     if head.status in (429, 503) and head.value(b"retry-after") is None:
         fields.append((b"retry-after", b"1"))
     return fields
+
+
+def client_trailers(trailers: list[Field]) -> list[Field]:
+    """The end of a gRPC call on its way to the client."""
+    return [field for field in trailers if field[0][:_OURS_LEN] != _OURS]
 
 
 def interim_response(head: ResponseHead) -> bytes:

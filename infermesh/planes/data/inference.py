@@ -97,7 +97,10 @@ class Inference:
         record = self._context.record
         winner = run.winner
         if run.cancelled:
-            record.ending, record.status = Ending.CANCELLED, 499
+            if run.timed_out:
+                record.ending, record.status, record.reason = Ending.FAILED, 504, "timed_out"
+            else:
+                record.ending, record.status = Ending.CANCELLED, 499
             self._end()
         elif winner is None:
             self._refuse(self._no_answer(run, record))
@@ -125,15 +128,28 @@ class Inference:
         """From the asker: the client is gone."""
         if self._run is not None:
             self._run.cancel()
-            return
-        record = self._context.record
+        else:
+            record = self._context.record
+            record.ending, record.status = Ending.CANCELLED, 499
+            self._leave_queue()
+
+    def expire(self) -> None:
+        """From whoever keeps the client's deadline: it has passed, whatever has come. The asker is not told."""
+        if self._run is not None:
+            self._run.timed_out = True
+            self._run.cancel("the client's deadline has passed")
+        else:
+            record = self._context.record
+            record.ending, record.status, record.reason = Ending.FAILED, 504, "timed_out"
+            self._leave_queue()
+
+    # --- inside ---
+
+    def _leave_queue(self) -> None:
         ticket, self._ticket = self._ticket, 0
         if ticket:
             self._parts.gate.go(ticket)
-        record.ending, record.status = Ending.CANCELLED, 499
         self._end()
-
-    # --- inside ---
 
     def _make_plan(self) -> Plan:
         record = self._context.record
@@ -164,6 +180,7 @@ class Inference:
             limits=parts.limits,
             context=self._context,
             sender=self._context.sender,
+            client_deadline=facts.deadline,
         )
         self._run.start()
 

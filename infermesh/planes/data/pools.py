@@ -6,56 +6,17 @@ identity of whoever answers there is checked before the first request goes out: 
 
 from __future__ import annotations
 
-import ssl
-import time
 from collections.abc import Callable
-
-import trio
 
 from infermesh.core.model.names import NodeId, TargetKey
 from infermesh.core.model.nodes import NodeState
 from infermesh.core.model.targets import RoutingView, Target
 from infermesh.net.http2.pool import Http2Pool
+from infermesh.net.peer_tls import PeerTls
 from infermesh.net.pool import PoolLimits, UpstreamPool
 from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
-from infermesh.net.tls import HTTP1_ALPN, HTTP2_ALPN, PeerRefused, TlsEpoch, admit_peer
-from infermesh.net.tls_session import TlsSession
-
-
-class PeerTls:
-    """TLS towards one node's mesh port, by the newest epoch at each handshake."""
-
-    def __init__(
-        self,
-        node: NodeId,
-        epoch: Callable[[], TlsEpoch],
-        on_failed: Callable[[NodeId, str], None],
-        *,
-        alpn: str = HTTP1_ALPN,
-    ) -> None:
-        self._node = node
-        self._alpn = alpn
-        self._epoch = epoch
-        self._on_failed = on_failed
-
-    def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        return self._epoch().connect(self._node, incoming, outgoing, alpn=self._alpn)
-
-    def admit(self, tls: TlsSession) -> None:
-        domain, now_unix = self._epoch().identity.trust_domain, time.time()
-        try:
-            peer = admit_peer(tls.object, trust_domain=domain, expected_node=self._node, now_unix=now_unix)
-        except PeerRefused:
-            self._epoch().forget(self._node)
-            raise
-        tls.retire_at = trio.current_time() + peer.not_after - now_unix
-
-    def remember(self, tls: TlsSession) -> None:
-        self._epoch().remember(self._node, tls.object)
-
-    def failed(self, why: str) -> None:
-        self._on_failed(self._node, why)
+from infermesh.net.tls import HTTP2_ALPN, TlsEpoch
 
 
 class Pools:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -23,7 +23,7 @@ from infermesh.core.trust import PeerIdentity
 from infermesh.net.asker import Asker, Request, SlowCall
 from infermesh.net.connection import ConnectionLost
 from infermesh.net.http1 import Answer, Refusal, ServerConnection, ServerLimits
-from infermesh.net.http2 import Http2ServerConnection
+from infermesh.net.http2 import SERVER_CONFIG, Http2ServerConnection
 from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
 from infermesh.net.tls import HTTP2_ALPN, TlsEpoch, admit_peer
@@ -37,7 +37,6 @@ from infermesh.planes.data.serving import counted_refusals, refusing, serve_conn
 from infermesh.planes.data.streams import PortStreams, refuse_stream
 from infermesh.planes.data.writer import AnswerWriter
 from wire.errors import RemoteProtocolError
-from wire.http2.config import Http2Config, Role
 
 _TLS_RECORD: Final = b"\x16"  # The first byte of a ClientHello; no request begins with it.
 
@@ -61,7 +60,7 @@ class _Port:
     def __init__(self, parts: PortParts) -> None:
         self._parts = parts
         self._refuse = _counting(parts.metrics, self.name)
-        self._http2 = Http2Config(role=Role.SERVER, extended_connect=self._extended_connect)
+        self._http2 = replace(SERVER_CONFIG, extended_connect=self._extended_connect)
 
     def _connection(
         self, sock: socket.socket, answer: Answer, streams: Callable[[], PortStreams] | None
@@ -203,7 +202,7 @@ class ClientPort(_Port):
 
 
 class MeshPort(_Port):
-    """Mutual TLS for nodes. `streams`: what is behind HTTP/2 for a peer; `answers` and `otherwise` are HTTP/1.1's."""
+    """Mutual TLS for nodes. `streams`: what is behind HTTP/2 for a peer; `answer` is HTTP/1.1's."""
 
     name = "mesh"
 
@@ -212,13 +211,12 @@ class MeshPort(_Port):
         parts: PortParts,
         *,
         epoch: Callable[[], TlsEpoch],
-        answers: Mapping[bytes, Answer],
-        otherwise: Answer,
+        answer: Answer,
         streams: Callable[[PeerIdentity], PortStreams],
     ) -> None:
         super().__init__(parts)
         self._epoch = epoch
-        self._answer = refusing(_dispatch(answers, otherwise))
+        self._answer = refusing(answer)
         self._streams = streams
 
     async def serve(self, sock: socket.socket) -> None:
@@ -265,13 +263,6 @@ def _chose_http2(tls: TlsSession) -> bool:
 def _want_tls(connection: ServerConnection, request: Request) -> None:
     connection.keep_alive = False
     raise RequestRefused(400, "tls_required", "this port speaks TLS only (client.plaintext)")
-
-
-def _dispatch(answers: Mapping[bytes, Answer], otherwise: Answer) -> Answer:
-    def answer(connection: ServerConnection, request: Request) -> SlowCall | None:
-        return answers.get(request.head.path, otherwise)(connection, request)
-
-    return answer
 
 
 def _counting(metrics: Metrics, port: str) -> Callable[[Refusal], bytes]:

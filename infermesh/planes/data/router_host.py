@@ -235,9 +235,9 @@ class RouterHost:
 
 
 def _cancel_reason(run: Run) -> str:
-    if run.cancelled:
-        return "client_gone"
-    return "deadline" if run.timed_out else "hedge_lost"
+    if run.timed_out:
+        return "deadline"
+    return "client_gone" if run.cancelled else "hedge_lost"
 
 
 def nobody_waits(run: Run) -> None:

@@ -34,8 +34,6 @@ from infermesh.planes.data.upstream import Upstream, UpstreamSource
 from infermesh.planes.data.writer import AnswerWriter
 from wire.http1 import ResponseHead
 
-# Another target may do better: the failure is the target's, not the request's. 429 is a target that is full.
-_RETRYABLE: Final = frozenset({429, 500, 502, 503, 504})
 # A stream of a node that is held for dead has so long to show a byte: tokens come tens of times in it.
 _DOUBT_S: Final = 1.0
 
@@ -172,6 +170,7 @@ class Run:
         "asker",
         "attempts",
         "cancelled",
+        "client_deadline",
         "context",
         "deadline",
         "done",
@@ -198,7 +197,9 @@ class Run:
         limits: RunLimits,
         context: object,
         sender: RequestSender = HTTP1_OUT,
+        client_deadline: float = math.inf,
     ) -> None:
+        """`first_byte_by`: monotonic seconds; the client's deadline, if that is nearer than the head timeout."""
         self._host = host
         self._limits = limits
         self._writer = writer
@@ -206,7 +207,8 @@ class Run:
         self.asker = asker
         self.context = context  # The host's: what it needs to know of this request.
         self.race: Race[Destination] = Race(destinations, hedge_after_s)
-        self.first_byte_by = first_byte_by  # Monotonic seconds; the client's deadline or the head timeout.
+        self.first_byte_by = first_byte_by
+        self.client_deadline = client_deadline
         self.attempts: list[Attempt] = []
         self.settled = False
         self.winner: Attempt | None = None
@@ -227,11 +229,11 @@ class Run:
         self._obey(self.race.start(self._host.timers.now()), hedge=False)
         self._proceed()
 
-    def cancel(self) -> None:
-        """The client is gone: end everything here and now."""
+    def cancel(self, why: str = "the client is gone") -> None:
+        """End everything here and now, without a word to the asker."""
         if not self.ended:
             self.cancelled = True
-            self._cancel_all("the client is gone")
+            self._cancel_all(why)
             self._end()
 
     # --- opening an attempt ---
@@ -274,7 +276,7 @@ class Run:
                 up = await pool.acquire(self.first_byte_by, fresh=attempt.stale_retried)
         except ConnectFailed as error:
             now = self._host.timers.now()
-            if now < self.first_byte_by:
+            if now < self.first_byte_by or self._begin_time_anew(now):
                 self._fail(attempt, Verdict.CONNECT_FAILED, str(error))
             elif attempt.verdict is None:
                 self.on_deadline(now)  # A client in a hurry: nothing is held against the target.
@@ -298,7 +300,7 @@ class Run:
 
     def on_head(self, attempt: Attempt, up: Upstream, head: ResponseHead) -> None:
         status = attempt.status = self._writer.status_of(up, head)
-        if status in _RETRYABLE and self._may_try_again(attempt):
+        if status in self._sender.retryable and self._may_try_again(attempt):
             up.detach()
             verdict = Verdict.CLIENT_ERROR if status == 429 else Verdict.SERVER_ERROR
             self._fail(attempt, verdict, f"status {status}")
@@ -370,6 +372,8 @@ class Run:
         if self.settled:
             self._watch_for_stall(now)
         elif now >= self.first_byte_by:
+            if self._begin_time_anew(now):
+                return
             self.timed_out = True
             self.race.forbid_retry()
             for number in self.race.live:
@@ -425,6 +429,14 @@ class Run:
         late = self._host.timers.now() - attempt.dispatched_at >= self._limits.head_timeout_s
         self._fail(attempt, Verdict.TIMED_OUT if late else Verdict.CANCELLED, "no first byte in time")
 
+    def _begin_time_anew(self, now: float) -> bool:
+        """Whether an answer is not late yet, because its request has not come whole: then its time begins anew."""
+        if self._sender.complete or now >= self.client_deadline:
+            return False
+        self.first_byte_by = min(self.client_deadline, now + self._limits.head_timeout_s)
+        self._arm()
+        return True
+
     def _break_off(self, attempt: Attempt, up: Upstream, detail: str) -> None:
         """The winner died inside its answer: say so in the stream if that can be said, and never end it cleanly."""
         self.failure = f"{attempt.destination.node}: {detail}"
@@ -439,7 +451,9 @@ class Run:
         if winner is None or winner.up is None or self.done:
             return
         up = winner.up
-        if up.bytes_in == self._progress_mark and not up.paused:
+        # Who has not said all may be the one that is waited for; whether its node is alive, others find out.
+        due = self._sender.complete or self._stall_reason
+        if up.bytes_in == self._progress_mark and not up.paused and due:
             up.lose(self._stall_reason or f"no byte for {self._limits.stall_timeout_s} s (upstream.stall_timeout_s)")
             return
         self._progress_mark = up.bytes_in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 
 class RequestSender(Protocol):
+    @property
+    def retryable(self) -> frozenset[int]:
+        """Answers by whose status another target may do better: the failure is the target's, not the request's."""
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds by which the client wants the whole answer; inf: whenever it comes."""
+
     @property
     def complete(self) -> bool:
         """Whether the asker has said all of its request."""
@@ -43,6 +52,8 @@ class Http1Sender:
     """A whole request, over HTTP/1.1."""
 
     __slots__ = ()
+    retryable: Final = frozenset({429, 500, 502, 503, 504})  # 429 is a target that is full.
+    deadline: Final = math.inf
     complete: Final = True
     repeatable: Final = True
 

@@ -1,11 +1,11 @@
-"""State of models and GPUs as bytes of `infermesh.state.v1.StateDelta`, and back.
+"""State of models and GPUs as messages of `infermesh.state.v1`, and back.
 
 Pure. Encoding trusts its input, which our own adapters made. Decoding trusts nothing: a peer with a valid
 certificate can still be broken or of another version, and one NaN in a score would poison every choice. So
 each value is checked, and the first wrong one raises RemoteProtocolError naming the message, the field and
 what was seen. Kinds and enum values that a newer peer may know are not errors: they read as None and unknown.
 
-Not here: whether the sender may speak for the node that it names. The subscriber knows who is on the line.
+Not here: whether the sender may speak for the node that it names. Whoever has the stream knows who is on the line.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import math
 from typing import Final
 
 import msgspec
-from google.protobuf.message import DecodeError
 
 from infermesh.core.model.names import ModelName, NodeId
 from infermesh.core.model.state import GpuHealth, GpuState, Lifecycle, ModelState
 from wire.errors import RemoteProtocolError
-from wire.proto.delimited import encode_delimited
 from wire.proto.infermesh.state.v1 import state_pb2
 
 # Names travel into logs, labels and tables. The longest real ones are hub paths of about 100 characters.
@@ -45,82 +43,66 @@ class Heartbeat(msgspec.Struct, frozen=True):
 Delta = ModelState | GpuState | Heartbeat
 
 
-def encode_model_state(state: ModelState) -> bytes:
-    """One frame: length prefix and message."""
-    delta = state_pb2.StateDelta(
-        model_state=state_pb2.ModelState(
-            node=state.node,
-            model=state.model,
-            runtime=state.runtime,
-            incarnation=state.incarnation,
-            sequence=state.sequence,
-            source_unix_s=state.source_time,
-            lifecycle=_LIFECYCLE_NUMBERS[state.lifecycle],
-            queue_len=state.queue_len,
-            running=state.running,
-            slots=state.slots,
-            kv_usage=state.kv_usage,
-            kv_capacity_tokens=state.kv_capacity_tokens,
-            ttft_ms=state.ttft_ms,
-            itl_ms=state.itl_ms,
-            prompt_tokens_per_s=state.prompt_tokens_per_s,
-            generation_tokens_per_s=state.generation_tokens_per_s,
-            prefix_hit_rate=state.prefix_hit_rate,
-            context_tokens_max=state.context_tokens_max,
-            replica=state.replica,
-        )
+def model_state_message(state: ModelState) -> state_pb2.ModelState:
+    return state_pb2.ModelState(
+        node=state.node,
+        model=state.model,
+        runtime=state.runtime,
+        incarnation=state.incarnation,
+        sequence=state.sequence,
+        source_unix_s=state.source_time,
+        lifecycle=_LIFECYCLE_NUMBERS[state.lifecycle],
+        queue_len=state.queue_len,
+        running=state.running,
+        slots=state.slots,
+        kv_usage=state.kv_usage,
+        kv_capacity_tokens=state.kv_capacity_tokens,
+        ttft_ms=state.ttft_ms,
+        itl_ms=state.itl_ms,
+        prompt_tokens_per_s=state.prompt_tokens_per_s,
+        generation_tokens_per_s=state.generation_tokens_per_s,
+        prefix_hit_rate=state.prefix_hit_rate,
+        context_tokens_max=state.context_tokens_max,
+        replica=state.replica,
     )
-    return encode_delimited(delta.SerializeToString())
 
 
-def encode_gpu_state(state: GpuState) -> bytes:
-    """One frame: length prefix and message."""
-    delta = state_pb2.StateDelta(
-        gpu_state=state_pb2.GpuState(
-            node=state.node,
-            gpu_uuid=state.gpu_uuid,
-            sequence=state.sequence,
-            source_unix_s=state.source_time,
-            name=state.name,
-            health=_HEALTH_NUMBERS[state.health],
-            sm_utilization=state.sm_utilization,
-            memory_used_bytes=state.memory_used_bytes,
-            memory_total_bytes=state.memory_total_bytes,
-            temperature_c=state.temperature_c,
-            power_w=state.power_w,
-        )
+def gpu_state_message(state: GpuState) -> state_pb2.GpuState:
+    return state_pb2.GpuState(
+        node=state.node,
+        gpu_uuid=state.gpu_uuid,
+        sequence=state.sequence,
+        source_unix_s=state.source_time,
+        name=state.name,
+        health=_HEALTH_NUMBERS[state.health],
+        sm_utilization=state.sm_utilization,
+        memory_used_bytes=state.memory_used_bytes,
+        memory_total_bytes=state.memory_total_bytes,
+        temperature_c=state.temperature_c,
+        power_w=state.power_w,
     )
-    return encode_delimited(delta.SerializeToString())
 
 
-def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
-    """One frame: length prefix and message."""
-    delta = state_pb2.StateDelta(
-        heartbeat=state_pb2.Heartbeat(sequence=heartbeat.sequence, sent_unix_s=heartbeat.sent_unix_s)
-    )
-    return encode_delimited(delta.SerializeToString())
+def heartbeat_message(heartbeat: Heartbeat) -> state_pb2.Heartbeat:
+    return state_pb2.Heartbeat(sequence=heartbeat.sequence, sent_unix_s=heartbeat.sent_unix_s)
 
 
-def decode_delta(message: bytes) -> Delta | None:
-    """What one message (without its length prefix) says; None: a kind that this version does not know."""
-    try:
-        delta = state_pb2.StateDelta.FromString(message)
-    except DecodeError as error:
-        raise RemoteProtocolError(f"state message of {len(message)} B is not protobuf: {error}") from error
+def read_delta(delta: state_pb2.StateDelta) -> Delta | None:
+    """What one message says; None: a kind that this version does not know. Raises RemoteProtocolError."""
     kind = delta.WhichOneof("delta")
     if kind == "model_state":
-        return _model_state(delta.model_state)
+        return read_model_state(delta.model_state)
     if kind == "heartbeat":
         return Heartbeat(
             sequence=_integer(delta.heartbeat.sequence, "heartbeat", "sequence", NUMBER_MAX),
             sent_unix_s=_number(delta.heartbeat.sent_unix_s, "heartbeat", "sent_unix_s", NUMBER_MAX),
         )
     if kind == "gpu_state":
-        return _gpu_state(delta.gpu_state)
+        return read_gpu_state(delta.gpu_state)
     return None
 
 
-def _model_state(message: state_pb2.ModelState) -> ModelState:
+def read_model_state(message: state_pb2.ModelState) -> ModelState:
     model = _text(message.model, "model_state", "model", MODEL_NAME_CHARS_MAX)
     where = f"model_state of {model}"
     return ModelState(
@@ -146,7 +128,7 @@ def _model_state(message: state_pb2.ModelState) -> ModelState:
     )
 
 
-def _gpu_state(message: state_pb2.GpuState) -> GpuState:
+def read_gpu_state(message: state_pb2.GpuState) -> GpuState:
     gpu_uuid = _text(message.gpu_uuid, "gpu_state", "gpu_uuid", LABEL_CHARS_MAX)
     where = f"gpu_state of {gpu_uuid}"
     return GpuState(

@@ -1,118 +1,129 @@
-"""How a router reaches one peer's state: mutual TLS to its mesh port, identity checked before a byte is sent.
+"""How a router reaches one peer's state: gRPC over mutual TLS to its mesh port, on one connection.
 
-One long connection carries the stream, a second, kept one the pings that measure the round trip. A connection
-never outlives the certificate that it was admitted with.
+Who answers there is checked before a byte is sent (`net.peer_tls`). The stream of states and the pings that measure
+the round trip share the connection, which does not outlive the certificate that it was admitted with.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+from collections.abc import AsyncIterator
 
 import msgspec
 import trio
 
 from infermesh.core.model.nodes import NodeRecord
-from infermesh.core.trust import PeerIdentity
-from infermesh.net.fetch import FetchError, HttpClient, ResponseStream, open_stream
-from infermesh.net.tls import Handshaken, TlsEpoch, admit_peer
-from infermesh.planes.signal.publisher import PING_PATH, STREAM_CONTENT_TYPE, SUBSCRIBE_PATH
+from infermesh.net.grpc.client import Channel
+from infermesh.net.http2.endpoint import EndpointTimes
+from infermesh.net.http2.pool import Http2Pool
+from infermesh.net.pool import ConnectFailed, PoolLimits, Secure
+from infermesh.net.reactor import Reactor
+from infermesh.net.timers import Timers
+from wire.grpc import Code, RpcError
+from wire.grpc.service import CallOptions, ClientCall
+from wire.proto.infermesh.state.v1 import state_pb2
+from wire.proto.infermesh.state.v1.state_grpc import StateServiceStub
 
-_PING_BYTES_MAX: Final = 4_096
+_IDLE_S = 3600.0  # The stream keeps it busy.
 
 
-class SubscriptionRefusedError(FetchError):
-    """The peer is there and answered, but not with a state stream."""
+class DialFailed(Exception):
+    """The peer could not be reached. `proven`: something answered there, and it was no living peer."""
+
+    def __init__(self, message: str, *, proven: bool) -> None:
+        super().__init__(message)
+        self.proven = proven
+
+
+class StreamEnded(Exception):
+    """A stream that was, or was to be, is not: broken off, refused, or its certificate is over."""
 
 
 class DialTiming(msgspec.Struct, frozen=True, kw_only=True):
-    dial_deadline_s: float = 2.0  # Connect, handshake and head together; `upstream.connect_timeout_s`.
-    stall_s: float = 10.0  # The longest wait for a piece; liveness gives up much earlier.
+    dial_deadline_s: float = 2.0  # Connect and handshake together; `upstream.connect_timeout_s`.
     ping_deadline_s: float = 1.0
 
 
-class MeshDialer:
-    """Dials one peer. `epoch` gives the TLS contexts of now, so that a renewed identity is used by the next dial."""
+class StateStream:
+    """What a peer says. `receive` and `ack` raise StreamEnded."""
 
+    __slots__ = ("_call", "connect_s")
+
+    def __init__(self, call: ClientCall[state_pb2.SubscribeRequest, state_pb2.StateDelta], connect_s: float) -> None:
+        self._call = call
+        self.connect_s = connect_s  # What connecting took, as a first idea of the round trip.
+
+    async def receive(self) -> state_pb2.StateDelta:
+        try:
+            delta = await self._call.receive()
+        except RpcError as error:
+            raise StreamEnded(str(error)) from error
+        if delta is None:
+            raise StreamEnded("the state stream ended")
+        return delta
+
+    async def ack(self, position: int) -> None:
+        try:
+            await self._call.send(state_pb2.SubscribeRequest(ack_position=position))
+        except RpcError as error:
+            raise StreamEnded(str(error)) from error
+
+
+class MeshDialer:
     def __init__(
         self,
         peer: NodeRecord,
-        epoch: Callable[[], TlsEpoch],
+        reactor: Reactor,
+        timers: Timers,
+        secure: Secure,
         *,
         timing: DialTiming | None = None,
-        unix_time: Callable[[], float] = time.time,
     ) -> None:
         assert peer.mesh_address is not None, "this very node is not dialled"
-        self._peer = peer
-        self._epoch = epoch
         self._timing = timing if timing is not None else DialTiming()
-        self._unix_time = unix_time
-        self._base_url = f"https://{peer.mesh_address}"
-        self._pings: HttpClient | None = None
-        self._pings_epoch: TlsEpoch | None = None
+        self._address = str(peer.mesh_address)
+        limits = PoolLimits(connections_max=1, idle_timeout_s=_IDLE_S, connect_timeout_s=self._timing.dial_deadline_s)
+        address = (peer.mesh_address.host, peer.mesh_address.port)
+        # Whether the peer is there is for liveness to say, by the silence of its stream: no pings of HTTP/2 as well.
+        times = EndpointTimes(idle_timeout_s=_IDLE_S, ping_after_s=_IDLE_S)
+        self._pool = Http2Pool(address, reactor, timers, limits=limits, secure=secure, times=times)
+        self._stub = StateServiceStub(Channel(self._pool, authority=self._address, secure=True))
 
     @contextlib.asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[ResponseStream]:
-        """The peer's state stream. Raises FetchError or PeerRefused while dialling."""
-        epoch = self._epoch()
-        admitted: list[PeerIdentity] = []
-        async with open_stream(
-            self._base_url + SUBSCRIBE_PATH,
-            method="POST",
-            head_deadline_s=self._timing.dial_deadline_s,
-            stall_s=self._timing.stall_s,
-            tls=epoch.client,
-            check_peer=lambda tls: admitted.append(self._admit(tls, epoch)),
-        ) as stream:
-            if stream.status != 200 or (b"content-type", STREAM_CONTENT_TYPE) not in stream.headers:
-                raise SubscriptionRefusedError(
-                    f"POST {self._base_url}{SUBSCRIBE_PATH}: answered {stream.status}, a state stream was expected"
-                )
-            lifetime_s = admitted[0].not_after - self._unix_time()
-            with trio.move_on_after(max(0.0, lifetime_s)) as lifetime:
-                yield stream
-            if lifetime.cancelled_caught:
-                raise FetchError(f"{self._base_url}: the peer's certificate has expired under the connection")
+    async def subscribe(self, start: state_pb2.SubscribeStart) -> AsyncIterator[StateStream]:
+        """The peer's state stream, from `start` on. Raises DialFailed or StreamEnded."""
+        began = trio.current_time()
+        try:
+            reached = await self._pool.acquire(began + self._timing.dial_deadline_s)
+        except ConnectFailed as error:
+            raise DialFailed(str(error), proven=not error.timed_out) from error
+        connect_s = trio.current_time() - began
+        tls = reached.connection.tls
+        assert tls is not None
+        reached.release()
+        with trio.move_on_at(tls.retire_at) as lifetime:
+            try:
+                async with self._stub.subscribe() as call:
+                    await call.send(state_pb2.SubscribeRequest(start=start))
+                    yield StateStream(call, connect_s)
+            except RpcError as error:
+                raise StreamEnded(str(error)) from error
+        if lifetime.cancelled_caught:
+            raise StreamEnded(f"{self._address}: the peer's certificate has expired under the connection")
 
     async def ping(self) -> float:
-        """One round trip on the kept connection, in seconds. Raises FetchError or PeerRefused."""
-        client = await self._ping_client()
-        dialled = client.connections_made
-        rtt_s = await self._round_trip(client)
-        if client.connections_made != dialled:
-            # That one paid for the handshake as well.
-            rtt_s = await self._round_trip(client)
-        return rtt_s
-
-    async def aclose(self) -> None:
-        if self._pings is not None:
-            await self._pings.aclose()
-
-    async def _round_trip(self, client: HttpClient) -> float:
+        """One round trip, in seconds. Raises StreamEnded."""
         began = trio.current_time()
-        # Whatever it answers has come all the way and back.
-        await client.request(PING_PATH, deadline_s=self._timing.ping_deadline_s, body_bytes_max=_PING_BYTES_MAX)
+        try:
+            await self._stub.ping(state_pb2.PingRequest(), CallOptions(timeout_s=self._timing.ping_deadline_s))
+        except RpcError as error:
+            if error.code is not Code.UNIMPLEMENTED:  # Whatever it answers has come all the way and back.
+                raise StreamEnded(str(error)) from error
         return trio.current_time() - began
 
-    async def _ping_client(self) -> HttpClient:
-        epoch = self._epoch()
-        if self._pings is None or self._pings_epoch is not epoch:
-            await self.aclose()
-            self._pings_epoch = epoch
-            self._pings = HttpClient(
-                self._base_url, tls=epoch.client, check_peer=lambda tls: self._admit_silently(tls, epoch)
-            )
-        return self._pings
+    @property
+    def sockets(self) -> int:
+        return self._pool.sockets
 
-    def _admit(self, tls: Handshaken, epoch: TlsEpoch) -> PeerIdentity:
-        return admit_peer(
-            tls,
-            trust_domain=epoch.identity.trust_domain,
-            expected_node=self._peer.node,
-            now_unix=self._unix_time(),
-        )
-
-    def _admit_silently(self, tls: Handshaken, epoch: TlsEpoch) -> None:
-        self._admit(tls, epoch)
+    def close(self) -> None:
+        self._pool.close()

@@ -1,12 +1,14 @@
 """The newest state of each model and GPU of this node, streamed to every router that listens.
 
 Adapters `report`, subscribers are served by `serve`, one call per subscriber. Nothing queues: a subscriber that
-is slow (its connection does not drain) finds, when it has caught up, the newest state of each model and misses
-those in between. So memory is bounded by the number of models, whatever routers do, and no router holds up
-another. Each state is encoded once, not once per subscriber.
+is slow (it takes no message) finds, when it has caught up, the newest state of each model and misses those in between.
+So memory is bounded by the number of models, whatever routers do, and no router holds up another.
 
-Overflow answers: a subscriber above `subscribers_max` is refused with 503; a model above `entries_max` pushes
-out the one not reported for the longest time; a subscriber that takes nothing for `stall_s` is cut off.
+Every report has a position, which grows over all models and GPUs for as long as this publisher lives; the epoch says
+which life that is. A subscriber that was cut off goes on after the position that it had taken over.
+
+Overflow answers: a subscriber above `subscribers_max` is refused; a model above `entries_max` pushes out the one not
+reported for the longest time; a subscriber that takes nothing for `stall_s` is cut off.
 
 Everything here runs in one trio thread; `report` and `report_gpu` may be called from any task of it.
 """
@@ -14,30 +16,26 @@ Everything here runs in one trio thread; `report` and `report_gpu` may be called
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import trio
 
 from infermesh.core.model.names import target_key
 from infermesh.core.model.state import GpuState, ModelState
-from infermesh.planes.signal.codec import Heartbeat, encode_gpu_state, encode_heartbeat, encode_model_state
+from infermesh.planes.signal.codec import Heartbeat, gpu_state_message, heartbeat_message, model_state_message
 from infermesh.planes.signal.event_log import EventLog
+from wire.proto.infermesh.state.v1 import state_pb2
 
-SUBSCRIBE_PATH: Final = "/infermesh.state.v1.StateService/Subscribe"
-PING_PATH: Final = "/infermesh.state.v1.StateService/Ping"
-STREAM_CONTENT_TYPE: Final = b"application/x-infermesh-state-v1"
-# Frames are gathered into writes of about this size: one TLS record and one chunk for many states.
-_WRITE_BYTES: Final = 16_384
+Send = Callable[[state_pb2.StateDelta], Awaitable[None]]
 
 
-class StreamingResponse(Protocol):
-    """What the mesh port hands to `serve`. Returning without `finish` must close the connection."""
+class TooManySubscribers(Exception):
+    """`subscribers_max` are served already."""
 
-    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None: ...
-    async def write(self, data: bytes) -> None: ...
-    async def finish(self) -> None: ...
+
+class SubscriberStalled(Exception):
+    """The subscriber took nothing for `stall_s`."""
 
 
 class PublisherConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,9 +52,10 @@ class Publisher:
         self._log = log
         self._config = config if config is not None else PublisherConfig()
         self._unix_time = unix_time
-        # Key -> (version, frame), in the order of the last report: the newest is last.
-        self._entries: dict[str, tuple[int, bytes]] = {}
-        self._version = 0
+        self.epoch = max(1, int(unix_time() * 1e3))  # A later life has a larger one; 0 means that none was seen.
+        # Key -> delta, in the order of the last report: the newest is last.
+        self._entries: dict[str, state_pb2.StateDelta] = {}
+        self._position = 0
         self._changed = trio.Event()
         self._subscribers = 0
 
@@ -65,65 +64,62 @@ class Publisher:
         return self._subscribers
 
     def report(self, state: ModelState) -> None:
-        """Replace what is known of this model and wake the subscribers. 5 us."""
-        self._put(f"model {target_key(state.node, state.model, state.replica)}", encode_model_state(state))
+        """Replace what is known of this model and wake the subscribers."""
+        delta = state_pb2.StateDelta(model_state=model_state_message(state))
+        self._put(f"model {target_key(state.node, state.model, state.replica)}", delta)
 
     def report_gpu(self, state: GpuState) -> None:
-        self._put(f"gpu {state.gpu_uuid}", encode_gpu_state(state))
+        self._put(f"gpu {state.gpu_uuid}", state_pb2.StateDelta(gpu_state=gpu_state_message(state)))
 
-    async def serve(self, response: StreamingResponse) -> None:
-        """Stream to one subscriber until it goes away (whatever `write` raises then) or takes nothing for long."""
+    async def serve(self, send: Send, start: state_pb2.SubscribeStart) -> None:
+        """Stream to one subscriber until it goes away (whatever `send` raises then).
+
+        Raises TooManySubscribers, or SubscriberStalled when it takes nothing for long.
+        """
         if self._subscribers >= self._config.subscribers_max:
-            await _refuse(response, f"{self._subscribers} subscribers are served already")
-            return
+            raise TooManySubscribers(f"{self._subscribers} subscribers are served already")
         self._subscribers += 1
         try:
             with trio.move_on_after(self._config.stall_s) as stalled:
-                await self._stream(response, stalled)
+                await self._stream(send, start.resume_after if start.epoch == self.epoch else 0, stalled)
             self._log.warning("state_subscriber_stalled", after_s=self._config.stall_s)
         finally:
             self._subscribers -= 1
+        raise SubscriberStalled(f"nothing was taken for {self._config.stall_s:g} s")
 
-    async def _stream(self, response: StreamingResponse, stalled: trio.CancelScope) -> None:
-        """Endless. Moves the deadline of `stalled` ahead with each write, and suspends it between writes."""
-        await response.start(200, [(b"content-type", STREAM_CONTENT_TYPE)])
-        seen = 0
+    async def _stream(self, send: Send, seen: int, stalled: trio.CancelScope) -> None:
+        """Endless. Moves the deadline of `stalled` ahead with each message, and suspends it between them."""
         beat = 0
         while True:
             changed = self._changed
-            frames, seen = self._newer_than(seen)
-            if not frames:
+            deltas, seen = self._newer_than(seen)
+            if not deltas:
                 beat += 1
-                frames = encode_heartbeat(Heartbeat(beat, self._unix_time()))
-            for start in range(0, len(frames), _WRITE_BYTES):
+                heartbeat = heartbeat_message(Heartbeat(beat, self._unix_time()))
+                deltas = [state_pb2.StateDelta(heartbeat=heartbeat, epoch=self.epoch, position=seen)]
+            for delta in deltas:
                 stalled.deadline = trio.current_time() + self._config.stall_s
-                await response.write(frames[start : start + _WRITE_BYTES])
+                await send(delta)
             stalled.deadline = trio.current_time() + self._config.heartbeat_s + self._config.stall_s
             with trio.move_on_after(self._config.heartbeat_s):
                 await changed.wait()
 
-    def _put(self, key: str, frame: bytes) -> None:
-        self._version += 1
+    def _put(self, key: str, delta: state_pb2.StateDelta) -> None:
+        self._position += 1
+        delta.epoch, delta.position = self.epoch, self._position
         self._entries.pop(key, None)
         if len(self._entries) >= self._config.entries_max:
             del self._entries[next(iter(self._entries))]
-        self._entries[key] = (self._version, frame)
+        self._entries[key] = delta
         self._changed.set()
         self._changed = trio.Event()
 
-    def _newer_than(self, seen: int) -> tuple[bytes, int]:
-        """The frames reported after version `seen`, oldest first, and the version they reach."""
-        frames: list[bytes] = []
-        for version, frame in reversed(self._entries.values()):
-            if version <= seen:
+    def _newer_than(self, seen: int) -> tuple[list[state_pb2.StateDelta], int]:
+        """What was reported after position `seen`, oldest first, and the position that it reaches."""
+        deltas: list[state_pb2.StateDelta] = []
+        for delta in reversed(self._entries.values()):
+            if delta.position <= seen:
                 break
-            frames.append(frame)
-        frames.reverse()
-        return b"".join(frames), self._version
-
-
-async def _refuse(response: StreamingResponse, reason: str) -> None:
-    body = reason.encode()
-    await response.start(503, [(b"content-length", b"%d" % len(body)), (b"retry-after", b"1")])
-    await response.write(body)
-    await response.finish()
+            deltas.append(delta)
+        deltas.reverse()
+        return deltas, max(seen, self._position)

@@ -20,14 +20,12 @@ from infermesh.core.model.names import ModelName, NodeId
 from infermesh.core.model.nodes import NodeState
 from infermesh.core.model.ports import Rng
 from infermesh.core.model.state import GpuState, ModelState
-from infermesh.net.fetch import FetchError, FetchTimeoutError
-from infermesh.net.tls import PeerRefused
-from infermesh.planes.signal.codec import Heartbeat, decode_delta
+from infermesh.planes.signal.codec import Heartbeat, read_delta
 from infermesh.planes.signal.event_log import EventLog
 from infermesh.planes.signal.liveness import Backoff, Change, LivenessTiming, PeerLiveness, SmoothedRtt
-from infermesh.planes.signal.mesh_dialer import SubscriptionRefusedError
+from infermesh.planes.signal.mesh_dialer import DialFailed, StreamEnded
 from wire.errors import RemoteProtocolError
-from wire.proto.delimited import DelimitedDecoder
+from wire.proto.infermesh.state.v1 import state_pb2
 
 
 class PeerReport(Protocol):
@@ -52,15 +50,16 @@ class PeerReport(Protocol):
 class StateStream(Protocol):
     @property
     def connect_s(self) -> float: ...
-    async def receive(self) -> bytes: ...
+    async def receive(self) -> state_pb2.StateDelta: ...
+    async def ack(self, position: int) -> None: ...
 
 
 class PeerDialer(Protocol):
     """MeshDialer, or a fake."""
 
-    def subscribe(self) -> AbstractAsyncContextManager[StateStream]: ...
+    def subscribe(self, start: state_pb2.SubscribeStart) -> AbstractAsyncContextManager[StateStream]: ...
     async def ping(self) -> float: ...
-    async def aclose(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class SubscriberConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +88,7 @@ async def run_subscriber(
             nursery.start_soon(subscriber.measure, dialer, rng)
             await subscriber.follow(dialer, rng)
     finally:
-        await dialer.aclose()
+        dialer.close()
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -111,6 +110,9 @@ class _Subscriber:
         self._stream_scope = trio.CancelScope()
         self._frames = 0
         self._models: set[ModelName] = set()
+        self._epoch = 0  # Of the publisher, and how far it was followed: where the next stream goes on.
+        self._position = 0
+        self._acked = 0
         self._complained = False
 
     # --- Tasks ---
@@ -143,7 +145,7 @@ class _Subscriber:
                 continue
             try:
                 sample_s = await dialer.ping()
-            except (FetchError, PeerRefused):
+            except StreamEnded:
                 continue  # Whether it lives is for the stream to say.
             if self._liveness.state is NodeState.ALIVE:
                 self._report.alive(self._node, self._rtt.take(sample_s), new_stream=False)
@@ -151,41 +153,44 @@ class _Subscriber:
     # --- One stream ---
 
     async def _follow_once(self, dialer: PeerDialer) -> _Failure | None:
-        dialled = False
+        start = state_pb2.SubscribeStart(epoch=self._epoch, resume_after=self._position)
         with trio.CancelScope() as self._stream_scope:
             try:
-                async with dialer.subscribe() as stream:
-                    dialled = True
+                async with dialer.subscribe(start) as stream:
                     await self._read(stream)
-                    return _Failure("the state stream ended")
-            except PeerRefused as error:
-                return _Failure(str(error), proven=True)
             except RemoteProtocolError as error:
                 self._report.refused(self._node, "malformed")
                 return _Failure(f"malformed state stream: {error}")
-            except FetchError as error:
+            except DialFailed as error:
                 # A dial that was answered wrongly (refused, reset, not our TLS) finds no living peer there. One
                 # that timed out proves nothing, and a peer that declines to stream is alive.
-                unproven = dialled or isinstance(error, FetchTimeoutError | SubscriptionRefusedError)
-                return _Failure(str(error), proven=not unproven)
+                return _Failure(str(error), proven=error.proven)
+            except StreamEnded as error:
+                return _Failure(str(error))
         return None  # Cut off by its death by silence, whose reason stands.
 
     async def _read(self, stream: StateStream) -> None:
         self._complained = False
         self._rtt.guess(stream.connect_s)
-        decoder = DelimitedDecoder()
-        while piece := await stream.receive():
-            for message in decoder.feed(piece):
-                self._take(message)
-        decoder.finish()
+        while True:
+            message = await stream.receive()
+            self._take(message)
+            # A heartbeat says that all up to its position has been sent: one answer for many states.
+            if message.HasField("heartbeat") and self._position != self._acked:
+                self._acked = self._position
+                await stream.ack(self._position)
 
-    def _take(self, message: bytes) -> None:
-        delta = decode_delta(message)
+    def _take(self, message: state_pb2.StateDelta) -> None:
+        delta = read_delta(message)
         self._frames += 1
+        new_epoch = message.epoch != self._epoch
+        if new_epoch:
+            self._epoch, self._position, self._acked = message.epoch, 0, 0
         changes = self._liveness.on_frame(trio.current_time())
         if changes or self._frames == 1:
-            self._report.alive(self._node, self._rtt.rtt_s, new_stream=self._frames == 1)
+            self._report.alive(self._node, self._rtt.rtt_s, new_stream=new_epoch)
         self._apply(changes)
+        self._position = max(self._position, message.position)
         match delta:
             case ModelState():
                 if self._may_report(delta.node) and self._has_room(delta.model):
@@ -227,6 +232,7 @@ class _Subscriber:
             elif change.state is NodeState.DEAD:
                 self._report.dead(self._node, change.reason)
                 self._models.clear()
+                self._epoch = self._position = self._acked = 0  # What is not believed any more is asked for again.
                 self._stream_scope.cancel()
         if changes:
             self._changed.set()

@@ -82,7 +82,7 @@ class Backend:
 
     def close(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()  # Which closes the pipes as well.
 
     def _ask(self, line: str) -> dict[str, int]:
         assert self._process.stdin is not None

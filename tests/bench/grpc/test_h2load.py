@@ -1,3 +1,5 @@
+"""What h2load prints, and what the bench takes from it."""
+
 from __future__ import annotations
 
 import pytest

@@ -81,7 +81,8 @@ async def sends_no_settings(port: Port) -> None:
 
 async def acknowledges_no_settings(port: Port) -> None:
     async with port.peer(patience_s=WITHIN_S) as peer:
-        await peer.send(PREFACE, settings(), peer.get(1))
+        await peer.send(PREFACE, settings())
+        await peer.drip((peer.get(number) for number in itertools.count(1, 2)), every_s=_DRIP_S)
         await peer.connection_error(Code.SETTINGS_TIMEOUT)
 
 

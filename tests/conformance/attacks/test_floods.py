@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from tests.conformance.attacks.floods import FLOODS, Flood
-from tests.conformance.attacks.victim import Victim, bystander
+from tests.conformance.attacks.victim import Victim, bystanders
 
 GROWTH_BYTES_MAX: Final = 8 * 2**20
 
@@ -21,7 +21,7 @@ GROWTH_BYTES_MAX: Final = 8 * 2**20
 @pytest.mark.parametrize("flood", FLOODS, ids=str)
 async def test_a_flood_is_cut_with_its_reason_and_disturbs_nobody(victim: Victim, flood: Flood) -> None:
     counted = victim.counted(flood.reason)
-    async with bystander(victim.port):
+    async with bystanders(victim.port):
         victim.reset_peak()
         before = victim.rss_bytes()
         async with victim.port.peer() as peer:
@@ -34,7 +34,7 @@ async def test_a_flood_is_cut_with_its_reason_and_disturbs_nobody(victim: Victim
 
 
 async def test_attackers_that_leave_in_the_midst_of_it_leave_nothing_behind(victim: Victim) -> None:
-    async with bystander(victim.port):
+    async with bystanders(victim.port):
         for flood in FLOODS:
             async with victim.port.peer() as peer:
                 await peer.greet()

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tests.conformance.attacks.stalls import STALLS, Stall, reads_nothing
-from tests.conformance.attacks.victim import Victim, bystander
+from tests.conformance.attacks.victim import Victim, bystanders
 from tests.conformance.http2.port import Port
 from tests.conformance.nodes import PORTS, Nodes, running_nodes
 
@@ -53,10 +53,9 @@ async def test_every_stall_comes_to_its_end_and_disturbs_nobody(hurried: Nodes) 
     memory = {victim.label: victim.rss_bytes() for victim in victims}
     for victim in victims:
         victim.reset_peak()
-    async with bystander(victims[0].port), bystander(victims[1].port), bystander(victims[2].port):
-        async with trio.open_nursery() as nursery:
-            for victim, stall in playing:
-                nursery.start_soon(_play, stall, victim.port)
+    async with bystanders(*(victim.port for victim in victims)), trio.open_nursery() as nursery:
+        for victim, stall in playing:
+            nursery.start_soon(_play, stall, victim.port)
     grown = {victim.label: victim.peak_bytes() - memory[victim.label] for victim in victims}
     now = _counts(victims, expected)
     assert {key: now[key] - before[key] for key in expected} == dict(expected)
@@ -82,7 +81,7 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_takes_no_memory(hurrie
         before = sum(map(victim.counted, reasons))
         victim.reset_peak()
         memory = victim.rss_bytes()
-        async with bystander(victim.port), trio.open_nursery() as nursery:
+        async with bystanders(victim.port), trio.open_nursery() as nursery:
             for _ in range(_COPIES):
                 nursery.start_soon(reads_nothing, victim.port)
         assert victim.peak_bytes() - memory <= GROWTH_BYTES_MAX

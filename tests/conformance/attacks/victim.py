@@ -67,15 +67,17 @@ class Bystander:
 
 
 @asynccontextmanager
-async def bystander(port: Port, *, pause_s: float = 0.005) -> AsyncIterator[Bystander]:
-    """Asks again and again while the block runs; an answer that is not right, or late, fails the block."""
-    found = Bystander()
+async def bystanders(*ports: Port, pause_s: float = 0.005) -> AsyncIterator[list[Bystander]]:
+    """One on each port asks again and again while the block runs, and once more after it; an answer that is not
+    right, or late, fails the block."""
+    found = [Bystander() for _ in ports]
     async with trio.open_nursery() as nursery:
-        await nursery.start(_ask_on, port, found, pause_s)
+        for port, each in zip(ports, found, strict=True):
+            await nursery.start(_ask_on, port, each, pause_s)
         yield found
-        asked = len(found.waits_s)
+        asked = [len(each.waits_s) for each in found]
         with trio.fail_after(5):
-            while len(found.waits_s) <= asked:
+            while any(len(each.waits_s) == before for each, before in zip(found, asked, strict=True)):
                 await trio.sleep(pause_s)
         nursery.cancel_scope.cancel()
 

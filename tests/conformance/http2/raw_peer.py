@@ -224,9 +224,8 @@ class RawPeer:
                 return found
             if each.kind == Kind.DATA:
                 found.body += unpadded(each)
-                if feed and each.payload and not each.ends_stream:
-                    size = len(each.payload)
-                    await self.send(window_update(stream_id, size), window_update(0, size))
+                if feed and (size := len(each.payload)):
+                    await self.send(window_update(0, size), b"" if each.ends_stream else window_update(stream_id, size))
             if each.kind == Kind.HEADERS:
                 while at - 1 not in self._lists:
                     await self.until(lambda each: each.kind == Kind.CONTINUATION)

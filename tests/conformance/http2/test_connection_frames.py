@@ -119,6 +119,12 @@ async def test_a_bad_setting_after_a_good_one_ends_the_connection(peer: RawPeer)
     await peer.connection_error(Code.PROTOCOL_ERROR)
 
 
+async def test_a_bad_setting_that_a_later_one_would_replace_ends_the_connection(peer: RawPeer) -> None:
+    """Values are processed in their order (section 6.5.3)."""
+    await peer.send(settings((Setting.INITIAL_WINDOW_SIZE, 2**31), (Setting.INITIAL_WINDOW_SIZE, 100)))
+    await peer.connection_error(Code.FLOW_CONTROL_ERROR)
+
+
 _GOOD_SETTINGS = {
     "none": (),
     "HEADER_TABLE_SIZE of 0": ((Setting.HEADER_TABLE_SIZE, 0),),

@@ -193,6 +193,12 @@ async def test_the_last_stream_identifier_is_one_like_any_other(peer: RawPeer) -
     await peer.barrier()
 
 
+async def test_after_the_last_stream_identifier_there_is_no_further_stream(peer: RawPeer) -> None:
+    await _finish(peer, STREAM_MAX)
+    await peer.send(peer.get(STREAM_MAX - 2))
+    await peer.connection_error(Code.PROTOCOL_ERROR, Code.STREAM_CLOSED)
+
+
 async def test_a_priority_frame_does_not_use_a_stream_identifier(peer: RawPeer) -> None:
     await peer.send(priority(9), peer.get(3))
     assert (await peer.response(3)).status == peer.status

@@ -34,7 +34,19 @@ class Client:
     """grpcio's channel to a router. Methods take bytes and give bytes."""
 
     def __init__(self, address: tuple[str, int], options: Options = ()) -> None:
+        self._address = address
         self.channel = grpc.insecure_channel(f"{address[0]}:{address[1]}", options=[*_UNLIMITED, *options])
+        self._others: list[Client] = []
+
+    def another(self) -> Client:
+        """One with a connection of its own, closed with this one."""
+        self._others.append(Client(self._address))
+        return self._others[-1]
+
+    def close(self) -> None:
+        for client in self._others:
+            client.close()
+        self.channel.close()
 
     def unary(self, name: str) -> Any:
         return self.channel.unary_unary(_path(name))
@@ -75,7 +87,7 @@ class GrpcMesh:
             try:
                 return ask(client)
             finally:
-                client.channel.close()
+                client.close()
 
         return await trio.to_thread.run_sync(run)
 

@@ -87,7 +87,6 @@ class Methods:
         detail = any_pb2.Any()
         detail.Pack(wrappers_pb2.StringValue(value="a detail"))
         status = status_pb2.Status(code=9, message="as told: 100 % früh", details=[detail])
-        context.set_trailing_metadata([("x-why", "told to")])
         context.abort_with_status(rpc_status.to_status(status))
 
     def squeeze(self, request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -198,6 +197,7 @@ async def kserve_runtime(
 ) -> AsyncIterator[KServeRuntime]:
     """Serves until the end of the block. `options`: of grpcio's server."""
     methods = Methods()
+    failure: Exception | None = None
     with ThreadPoolExecutor(THREADS) as threads:
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         server = grpc.server(threads, options=[*unlimited, *options])
@@ -207,12 +207,24 @@ async def kserve_runtime(
         try:
             async with trio.open_nursery() as nursery:
                 pages: HttpPeer = await nursery.start(serve_http_peer, _pages_of(model))
+                nursery.start_soon(_pulse)
                 at = RuntimeAt(pages.base_url, model, slots, kind="kserve", grpc_address=("127.0.0.1", port))
-                yield KServeRuntime(at, methods, server, pages)
+                try:
+                    yield KServeRuntime(at, methods, server, pages)
+                except Exception as error:  # noqa: BLE001 - carried out of the nursery, and raised again there.
+                    failure = error
                 nursery.cancel_scope.cancel()
         finally:
             stopped = server.stop(0)
             await trio.to_thread.run_sync(stopped.wait)
+    if failure is not None:
+        raise failure
+
+
+async def _pulse() -> None:
+    """What threads do is seen by whoever waits in trio's loop (`waiting.wait_until`) when a task takes a step."""
+    while True:
+        await trio.sleep(0.02)
 
 
 def _pages_of(model: str) -> Callable[[PeerRequest, PeerResponse], Any]:

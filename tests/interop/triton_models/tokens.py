@@ -7,11 +7,12 @@ it, and is counted in `interop_cancelled{model="tokens"}` so that a client can s
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
+NEVER = threading.Event()
 
 
 class TritonPythonModel:
@@ -38,5 +39,5 @@ class TritonPythonModel:
                 break
             token = np.array([f"tok{number} ".encode()], dtype=np.object_)
             sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("TOKEN", token)]))
-            time.sleep(pause_ms / 1000)
+            NEVER.wait(pause_ms / 1000)
         sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

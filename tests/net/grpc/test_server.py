@@ -37,7 +37,7 @@ from wire.grpc.service import (
 ONE: Final = Method("/test.One/Do", BytesValue, BytesValue)
 MANY: Final = Method("/test.One/Pour", BytesValue, BytesValue, server_streaming=True)
 
-Do = Callable[[BytesValue, ServerContext], Awaitable[BytesValue]]
+Do = Callable[[BytesValue, ServerContext], Awaitable[BytesValue] | BytesValue]
 Pour = Callable[[BytesValue, Sender[BytesValue], ServerContext], Awaitable[None]]
 
 
@@ -86,6 +86,31 @@ async def test_all_four_kinds_of_call_are_served() -> None:
             await chatting.finish_sending()
             assert await chatting.receive() is None
     assert [code for _, code in both.node.ended] == [Code.OK] * 4
+
+
+async def test_a_method_that_waits_for_nothing_may_be_plain_and_needs_no_task() -> None:
+    seen: list[trio.lowlevel.Task] = []
+
+    def do(request: BytesValue, context: ServerContext) -> BytesValue:
+        seen.append(trio.lowlevel.current_task())
+        context.set_trailing([("x-a", "1")])
+        return value(request.value * 2)
+
+    async with pair(only=[One(do)]) as both, both.channel.ask(ONE, value(b"hi")) as call:
+        assert (await call.reply()).value == b"hihi"
+        assert call.trailing.text("x-a") == "1"
+    assert "Reactor.run" in seen[0].name
+
+
+async def test_a_plain_method_ends_as_any_other() -> None:
+    def refuse(request: BytesValue, context: ServerContext) -> BytesValue:
+        context.abort(Code.ABORTED, "not now")
+
+    def crash(request: BytesValue, context: ServerContext) -> BytesValue:
+        raise ZeroDivisionError
+
+    assert (await failing(refuse)).code is Code.ABORTED
+    assert (await failing(crash)).code is Code.UNKNOWN
 
 
 async def test_a_method_knows_its_path_its_deadline_and_its_metadata() -> None:

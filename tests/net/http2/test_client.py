@@ -29,6 +29,7 @@ async def test_exchanges_share_one_connection() -> None:
         assert (here.server.connections, here.pool.open_len, here.pool.idle_len) == (1, 1, 1)
 
 
+@pytest.mark.slow
 async def test_a_large_body_comes_back_as_it_was() -> None:
     body = bytes(range(256)) * 16_384
     async with asking(echo) as here:
@@ -377,6 +378,7 @@ async def test_a_peer_that_is_silent_while_it_owes_an_answer_is_pinged_and_lost(
         assert "ping" in sink.failures[0]
 
 
+@pytest.mark.slow
 async def test_a_peer_that_answers_pings_is_given_its_time_and_not_pinged_too_often() -> None:
     async def script(peer: H2Peer) -> None:
         await peer.read_until(lambda: peer.pings == 2)
@@ -405,3 +407,49 @@ async def test_doubt_closes_what_idles_and_is_told_to_exchanges() -> None:
         assert here.pool.idle_len == 1
         here.pool.doubt("it is held for dead")
         assert (here.pool.open_len, sink.doubts) == (1, ["it is held for dead"])
+
+
+async def test_a_peer_that_is_pinged_too_often_for_its_taste_is_pinged_half_as_often() -> None:
+    """gRPC proposal A8."""
+
+    async def script(peer: H2Peer) -> None:
+        await peer.read_until(lambda: bool(peer.streams))
+        peer.machine.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM, b"too_many_pings", 1)
+        await peer.flush()
+
+    async with asking(script, times=EndpointTimes(ping_after_s=40.0)) as here:
+        await here.fetch(get())
+        assert here.pool._ping_after_s == 80.0
+        await here.stream()
+        assert here.pool._plan.members[0]._times.ping_after_s == 80.0
+
+
+async def test_a_pool_that_is_closed_fails_what_is_under_way_and_opens_no_more() -> None:
+    async def script(peer: H2Peer) -> None:
+        await peer.read_until(lambda: False)
+
+    async with asking(script) as here:
+        sink = Sink()
+        (await here.stream()).open(get(), sink)
+        unopened = await here.stream()
+        here.pool.close()
+        assert sink.failures == ["its pool was closed"]
+        assert here.pool.take_idle() is None
+        late = Sink()
+        unopened.open(get(), late)
+        assert (len(late.failures), unopened.unprocessed) == (1, True)
+        with pytest.raises(ConnectFailed, match="is closed"):
+            await here.stream()
+
+
+async def test_an_idle_connection_says_goodbye() -> None:
+    goodbyes: list[int] = []
+
+    async def script(peer: H2Peer) -> None:
+        await echo(peer)
+        goodbyes.extend(int(goaway.error_code or 0) for goaway in peer.goaways)
+
+    async with asking(script, limits=PoolLimits(idle_timeout_s=0.05)) as here:
+        await here.fetch(get())
+        await here.wait_until(lambda: bool(goodbyes))
+        assert (goodbyes, here.pool.open_len) == ([0], 0)

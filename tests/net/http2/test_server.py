@@ -60,6 +60,7 @@ async def test_a_head_request_gets_a_length_and_no_body() -> None:
         assert (answer.headers["content-length"], bytes(answer.body), answer.ended) == ("5", b"", True)
 
 
+@pytest.mark.slow
 async def test_a_large_body_both_ways_comes_back_as_it_was() -> None:
     body = bytes(range(256)) * 8_192  # 2 MiB: many windows.
     async with serving() as served, await H2Client.dial(served.address) as client:
@@ -201,6 +202,7 @@ async def test_a_client_that_does_not_answer_the_warning_is_ended_all_the_same()
         assert [f.kind for f in await client.rest() if f.kind == GOAWAY] == [GOAWAY, GOAWAY]
 
 
+@pytest.mark.slow
 async def test_a_client_that_asks_and_does_not_read_is_not_heard_any_longer() -> None:
     def answer(stream: Http2ServerStream, request: Request) -> None:
         stream.respond(204, [(b"x-filler", b"%d" % stream.stream_id * 1000)])
@@ -364,3 +366,15 @@ async def test_an_answer_is_a_single_write() -> None:
             writes.clear()
             await client.fetch("GET", path)
             assert len(writes) == 1
+
+
+@pytest.mark.slow
+async def test_a_connection_in_use_is_not_idle() -> None:
+    async with (
+        serving(limits=ServerLimits(idle_timeout_s=0.2)) as served,
+        await H2Client.dial(served.address) as client,
+    ):
+        for _ in range(8):
+            await client.fetch("GET", "/")
+            await trio.sleep(0.05)
+        assert client.goaways == []

@@ -13,6 +13,7 @@ from infermesh.net.http2.stream import QUEUED_HIGH_BYTES, QUEUED_LOW_BYTES
 from infermesh.testing.h2_peer import H2Client
 from tests.net.http2.serving import Served, serving
 from wire.http1 import Field
+from wire.http2 import Http2Config, Role
 
 CANCEL = h2.errors.ErrorCodes.CANCEL
 INTERNAL_ERROR = h2.errors.ErrorCodes.INTERNAL_ERROR
@@ -167,14 +168,18 @@ async def test_a_paused_stream_keeps_the_credit_until_it_is_resumed() -> None:
 
 async def test_credit_that_nobody_gave_is_given_when_the_stream_ends() -> None:
     readers = Readers(slow=True)
-    async with serving(open_stream=readers) as served, await H2Client.dial(served.address) as client:
+    config = Http2Config(role=Role.SERVER, window_bytes=65_535, connection_window_bytes=100_000)
+    async with (
+        serving(open_stream=readers, config=config) as served,
+        await H2Client.dial(served.address) as client,
+    ):
         await client.read_until(lambda: bool(client.settings))
-        for _ in range(40):  # Of 1 MiB each: more than twice the window of the connection.
-            stream_id = await client.ask("POST", "/", b"x" * 1_000_000, end=False)
+        for _ in range(10):  # Many times the window of the connection.
+            stream_id = await client.ask("POST", "/", b"x" * 60_000, end=False)
             await client.reset(stream_id)
         await client.ask("GET", "/")
-        await served.wait_until(lambda: len(readers.made) == 41)
-        assert all(reader.stream.closed for reader in readers.made[:40])
+        await served.wait_until(lambda: len(readers.made) == 11)
+        assert all(reader.stream.closed for reader in readers.made[:10])
 
 
 # --- output ---

@@ -55,6 +55,13 @@ LIST_BYTES_MAX: Final = 4_096
 Heard = tuple[object, ...]
 
 
+def _decoder() -> Decoder:
+    """The client's, which lets its peer have the table that a spoilt SETTINGS may have offered."""
+    decoder = Decoder()
+    decoder.max_allowed_table_size = 0xFFFF_FFFF
+    return decoder
+
+
 class Ours:
     def __init__(self) -> None:
         self.connection = Http2Connection(
@@ -69,7 +76,7 @@ class Ours:
         )
         self.connection.start()
         self.why = ""
-        self._decoder = Decoder()
+        self._decoder = _decoder()
 
     def feed(self, data: bytes) -> list[Heard]:
         events = self.connection.receive(data, 0.0)
@@ -121,7 +128,7 @@ class Theirs:
         self.connection.initiate_connection()
         self.connection.increment_flow_control_window(CONNECTION_WINDOW_BYTES - 65_535)
         self.why = ""
-        self._decoder = Decoder()
+        self._decoder = _decoder()
 
     def feed(self, data: bytes) -> list[Heard]:
         try:
@@ -199,6 +206,7 @@ class Both:
     def __init__(self) -> None:
         self.ours = Ours()
         self.theirs = Theirs()
+        self.left_out: set[int] = set()  # Streams on which commands are not obeyed.
         self.ours.sent()
         self.theirs.sent()
 

@@ -84,6 +84,12 @@ MALFORMED = (
     "|empty :path|InvalidBodyLengthError|Connection-specific|Invalid value for TE|whitespace|forbidden"
 )
 
+CONTINUATION_RULE = (
+    '6.10: "A CONTINUATION frame MUST be preceded by a HEADERS, PUSH_PROMISE or CONTINUATION frame without the '
+    "END_HEADERS flag set. A recipient that observes violation of this rule MUST respond with a connection error "
+    'of type PROTOCOL_ERROR." h2 looks at the stream first.'
+)
+
 DIFFERENCES = [
     Difference(
         "malformed",
@@ -113,7 +119,8 @@ DIFFERENCES = [
     ),
     Difference(
         "ended",
-        '5.1, closed: "An endpoint MAY treat receipt of any other type of frame on a closed stream as a connection error '
+        '5.1, closed: "An endpoint MAY treat receipt of any other type of frame on a closed stream as a connection '
+        "error "
         '(Section 5.4.1) of type STREAM_CLOSED, except as noted below."',
         [head(5), content(3)],
         ("connection", 5),
@@ -149,7 +156,8 @@ DIFFERENCES = [
     ),
     Difference(
         "settings_ack_size",
-        '6.5: "Receipt of a SETTINGS frame with the ACK flag set and a length field value other than 0 MUST be treated as '
+        '6.5: "Receipt of a SETTINGS frame with the ACK flag set and a length field value other than 0 MUST be '
+        "treated as "
         'a connection error of type FRAME_SIZE_ERROR."',
         [frame(SETTINGS, ACK, 0, bytes(6))],
         ("connection", 6),
@@ -167,7 +175,8 @@ DIFFERENCES = [
     ),
     Difference(
         "push_promise_size",
-        '8.4: "A client cannot push. Thus, servers MUST treat the receipt of a PUSH_PROMISE frame as a connection error '
+        '8.4: "A client cannot push. Thus, servers MUST treat the receipt of a PUSH_PROMISE frame as a connection '
+        "error "
         '(Section 5.4.1) of type PROTOCOL_ERROR." h2 looks at the size of that frame first.',
         [frame(PUSH_PROMISE, END_HEADERS, 1, b"")],
         CONNECTION,
@@ -176,7 +185,8 @@ DIFFERENCES = [
     ),
     Difference(
         "push_promise",
-        '8.4: "A client cannot push. Thus, servers MUST treat the receipt of a PUSH_PROMISE frame as a connection error '
+        '8.4: "A client cannot push. Thus, servers MUST treat the receipt of a PUSH_PROMISE frame as a connection '
+        "error "
         '(Section 5.4.1) of type PROTOCOL_ERROR." h2 waits for the rest of the block.',
         [frame(PUSH_PROMISE, 0, 1, struct.pack(">I", 2))],
         CONNECTION,
@@ -202,10 +212,20 @@ DIFFERENCES = [
     ),
     Difference(
         "head_all_padding",
-        '6.2: "Padding that exceeds the size remaining for the field block fragment MUST be treated as a PROTOCOL_ERROR." '
+        '6.2: "Padding that exceeds the size remaining for the field block fragment MUST be treated as a '
+        'PROTOCOL_ERROR." '
         "Padding that leaves nothing does not exceed it.",
         [frame(HEADERS, PADDED, 1, b"\x01\0"), frame(CONTINUATION, END_HEADERS, 1, block(GET))],
         (),
+        CONNECTION,
+        their_why="invalid padding",
+        kinds=frozenset({HEADERS}),
+    ),
+    Difference(
+        "head_of_nothing_but_padding",
+        "6.2 as above; what is left is then malformed for want of :method, which costs the stream (8.1.1).",
+        [frame(HEADERS, PADDED | END_HEADERS, 1, b"\x01\0")],
+        STREAM,
         CONNECTION,
         their_why="invalid padding",
         kinds=frozenset({HEADERS}),
@@ -222,7 +242,8 @@ DIFFERENCES = [
     ),
     Difference(
         "window_update_by_zero",
-        '6.9: "A receiver MUST treat the receipt of a WINDOW_UPDATE frame with a flow-control window increment of 0 as a '
+        '6.9: "A receiver MUST treat the receipt of a WINDOW_UPDATE frame with a flow-control window increment of 0 '
+        "as a "
         'stream error of type PROTOCOL_ERROR."',
         [ASK, window_update(1, 0)],
         STREAM,
@@ -237,6 +258,22 @@ DIFFERENCES = [
         (),
         (),
         kinds=frozenset({7}),
+    ),
+    Difference(
+        "continuation_on_ended",
+        CONTINUATION_RULE,
+        [head(5), frame(CONTINUATION, 0, 3)],
+        CONNECTION,
+        ("connection", 5),
+        our_why="CONTINUATION without a header block",
+    ),
+    Difference(
+        "continuation_on_reset",
+        CONTINUATION_RULE,
+        [head(1), rst(1), head(3), frame(CONTINUATION, 0, 1)],
+        CONNECTION,
+        ("stream", 5),
+        our_why="CONTINUATION without a header block",
     ),
     Difference(
         "stricter_heads",
@@ -273,7 +310,8 @@ def run(both: Both, said: Said) -> Step:
         return both.step(said)
     theirs = both.theirs.connection
     ours = both.ours.connection
-    if not both.ours.knows(said.stream_id):  # The spoilt frame was what would have opened it.
+    if said.stream_id in both.left_out or not both.ours.knows(said.stream_id):
+        both.left_out.add(said.stream_id)  # The spoilt frame was what would have opened it by now.
         return Step([], [], [], [])
     fields = {"answer": OK, "late": LATE}.get(said.what)
     try:
@@ -302,7 +340,9 @@ def explained(both: Both, step: Step, said: Said) -> Difference | None:
 QUICK = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@effort(max_examples=150, deadline=None, suppress_health_check=QUICK)
+# The same examples each time: a difference that nobody knew of is for the fuzzer to find, not for somebody's change.
+@pytest.mark.slow
+@effort(max_examples=150, deadline=None, suppress_health_check=QUICK, derandomize=True)
 @given(legal())
 def test_in_legal_conversations_both_hear_and_say_the_same(steps: list[Said]) -> None:
     both = Both()
@@ -310,11 +350,12 @@ def test_in_legal_conversations_both_hear_and_say_the_same(steps: list[Said]) ->
     for said in steps:
         step = run(both, said)
         assert step.agrees, (said, step)
-        assert step.verdict == ()
+        assert step.verdict == () or isinstance(said, Command)
         assert both.ours.why == both.theirs.why == ""
 
 
-@effort(max_examples=400, deadline=None, suppress_health_check=QUICK)
+@pytest.mark.slow
+@effort(max_examples=400, deadline=None, suppress_health_check=QUICK, derandomize=True)
 @given(spoilt())
 @example([head(1), rst(1), rst(1), window_update(1, 5), content(1)])
 @example([head(5), rst(3), window_update(3, 1), head(3)])

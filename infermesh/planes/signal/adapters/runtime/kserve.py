@@ -335,6 +335,6 @@ def _is_decoupled(response: FetchedResponse) -> bool:
         return False
     try:
         policy = msgspec.json.decode(response.body, type=_ModelConfig).model_transaction_policy
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return policy is not None and policy.decoupled

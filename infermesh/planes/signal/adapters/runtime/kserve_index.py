@@ -25,7 +25,7 @@ def read_index(body: bytes, what: str) -> tuple[dict[ModelName, Lifecycle], int]
     """The models that are, or may soon be, served, and how many were left out for their name or their number."""
     try:
         rows = msgspec.json.decode(body, type=list[_Row])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RuntimeAdapterError(f"{what}: not a repository index: {error}") from error
     found: dict[ModelName, Lifecycle] = {}
     left_out: set[str] = set()

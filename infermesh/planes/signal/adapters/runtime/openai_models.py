@@ -23,7 +23,7 @@ def read_model_list(body: bytes, what: str) -> tuple[tuple[ListedModel, ...], in
     """The models, and how many were left out. `what` names the request in the error."""
     try:
         cards = msgspec.json.decode(body, type=_ModelList).data
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RuntimeAdapterError(f"{what}: not a model list: {error}") from error
     usable = [card for card in cards if 0 < len(card.id) <= MODEL_NAME_CHARS_MAX and card.id.isprintable()]
     contexts = {card.id: card.max_model_len or 0 for card in usable}

@@ -53,7 +53,17 @@ def test_impossible_context_lengths_are_cut_to_what_can_be_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"[]", b'{"data": 1}', b'{"data": [{"id": 5}]}', b'{"data": [{}]}', b'{"data": ["\xff"]}']
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b'{"data": 1}',
+        b'{"data": [{"id": 5}]}',
+        b'{"data": [{}]}',
+        b'{"data": ["\xff"]}',
+        b'{"data": [{"x": ' + b"[" * 5_000 + b"]" * 5_000 + b"}]}",  # Found by fuzzing: RecursionError.
+    ],
 )
 def test_anything_else_is_an_error_that_names_the_request(body: bytes) -> None:
     with pytest.raises(RuntimeAdapterError, match=r"^GET x: not a model list"):

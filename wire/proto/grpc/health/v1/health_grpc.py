@@ -5,6 +5,7 @@ Made by scripts/proto; do not edit.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -54,19 +55,19 @@ class HealthBase:
             UnaryStream(HEALTH_WATCH, self.watch),
         )
 
-    async def check(
+    def check(
         self,
         request: health_pb2.HealthCheckRequest,
         context: ServerContext,
-    ) -> health_pb2.HealthCheckResponse:
+    ) -> Awaitable[health_pb2.HealthCheckResponse] | health_pb2.HealthCheckResponse:
         """The status now. A service that nobody set a status for is NOT_FOUND."""
         raise unimplemented(HEALTH_CHECK)
 
-    async def list(
+    def list(
         self,
         request: health_pb2.HealthListRequest,
         context: ServerContext,
-    ) -> health_pb2.HealthListResponse:
+    ) -> Awaitable[health_pb2.HealthListResponse] | health_pb2.HealthListResponse:
         """The status of each service that has one."""
         raise unimplemented(HEALTH_LIST)
 

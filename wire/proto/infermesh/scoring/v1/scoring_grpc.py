@@ -5,6 +5,7 @@ Made by scripts/proto; do not edit.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 from wire.grpc.service import (
@@ -49,27 +50,27 @@ class ScoringServiceBase:
             UnaryUnary(SCORING_SERVICE_REPORT_OUTCOME, self.report_outcome),
         )
 
-    async def score_targets(
+    def score_targets(
         self,
         request: scoring_pb2.ScoreTargetsRequest,
         context: ServerContext,
-    ) -> scoring_pb2.ScoreTargetsResponse:
+    ) -> Awaitable[scoring_pb2.ScoreTargetsResponse] | scoring_pb2.ScoreTargetsResponse:
         """Every target of a model, best first, each with its prediction and what it is made of. Changes nothing."""
         raise unimplemented(SCORING_SERVICE_SCORE_TARGETS)
 
-    async def admit(
+    def admit(
         self,
         request: scoring_pb2.AdmitRequest,
         context: ServerContext,
-    ) -> scoring_pb2.AdmitResponse:
+    ) -> Awaitable[scoring_pb2.AdmitResponse] | scoring_pb2.AdmitResponse:
         """Waits in the answering node's line until let in or refused, at most until the call's deadline."""
         raise unimplemented(SCORING_SERVICE_ADMIT)
 
-    async def report_outcome(
+    def report_outcome(
         self,
         request: scoring_pb2.ReportOutcomeRequest,
         context: ServerContext,
-    ) -> scoring_pb2.ReportOutcomeResponse:
+    ) -> Awaitable[scoring_pb2.ReportOutcomeResponse] | scoring_pb2.ReportOutcomeResponse:
         """Tells how attempts ended, so that scores, ejection and admission learn from them."""
         raise unimplemented(SCORING_SERVICE_REPORT_OUTCOME)
 

@@ -5,6 +5,7 @@ Made by scripts/proto; do not edit.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -94,11 +95,11 @@ class StateServiceBase:
         """
         raise unimplemented(STATE_SERVICE_SUBSCRIBE)
 
-    async def ping(
+    def ping(
         self,
         request: state_pb2.PingRequest,
         context: ServerContext,
-    ) -> state_pb2.PingResponse:
+    ) -> Awaitable[state_pb2.PingResponse] | state_pb2.PingResponse:
         """Measures the round trip."""
         raise unimplemented(STATE_SERVICE_PING)
 
