@@ -51,6 +51,7 @@ H2_ALONE: Sequence[tuple[str, str]] = (
     (r".*mismatched :authority and Host", "8.3.1, RFC 3986 6.2.2.1: case and a default port make no difference"),
     (r"TooManyStreamsError", "5.1.2: a stream error, PROTOCOL_ERROR or REFUSED_STREAM"),
     (r"DenialOfServiceError: Oversized header block", "10.5.1: a server MAY answer 431; the block was decoded"),
+    (r"ProtocolError: .* invalid padding", "6.1, 6.2: padding may be all that is left of the frame"),
     (r"ProtocolError: .* non-compliant data \(frame of type 8\)", "6.9: an increment of 0 is an error of its stream"),
     (r"ProtocolError: Invalid input .* in state ConnectionState.CLOSED", "6.8: streams go on after a GOAWAY"),
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import pytest
+import trustme
 from websockets.sync.client import ClientConnection, connect
 
 from infermesh.emulator import answer_text
@@ -60,6 +61,20 @@ def browsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browsed]:
         settings = {"websocket": {"origins": [page.origin], "ping_interval_s": 0.2}}
         specs = [router(settings), gpu("gpu-a", speed=0.75)]
         with running_fleet(tmp_path_factory.mktemp("browsed"), specs) as fleet:
+            yield Browsed(fleet, page)
+
+
+@pytest.fixture(scope="module")
+def browsed_by_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browsed]:
+    """The same by TLS, where HTTP/2 is agreed on."""
+    folder: Path = tmp_path_factory.mktemp("certificate")
+    issued = trustme.CA().issue_cert("localhost")
+    issued.private_key_pem.write_to_path(str(folder / "key.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(folder / "certificate.pem"))
+    client = {"certificate_file": str(folder / "certificate.pem"), "key_file": str(folder / "key.pem")}
+    with page_server() as page:
+        specs = [router({"client": client, "websocket": {"origins": [page.origin]}}), gpu("gpu-a", speed=0.75)]
+        with running_fleet(tmp_path_factory.mktemp("secure"), specs) as fleet:
             yield Browsed(fleet, page)
 
 
@@ -181,6 +196,22 @@ def test_a_page_in_chromium_streams_and_cancels(program: Program, browsed: Brows
     assert seen["cancelled"]["cancelled"]
     assert seen["refused"]["error"]["code"] == "model_not_found"
     assert seen["close"] == {"code": 1000, "wasClean": True}
+
+
+def test_a_page_in_chromium_streams_over_http2_and_tls(
+    program: Program, browsed_by_tls: Browsed, tmp_path: Path
+) -> None:
+    chromium, page, port = program("chromium"), browsed_by_tls.page, browsed_by_tls.fleet.port
+    url = f"wss://localhost:{port}/v1/completions"
+    page.question = {"url": url, "first": f"https://localhost:{port}/health", "request": json.loads(_request("page"))}
+    log = tmp_path / "net.json"
+    visit(chromium, page, tmp_path, timeout_s=60, more=("--ignore-certificate-errors", f"--log-net-log={log}"))
+    seen = page.seen
+    assert seen.get("error") is None, seen
+    _check(seen["tokens"], [milliseconds / 1e3 for milliseconds in seen["times"]], "page")
+    assert seen["cancelled"]["cancelled"]
+    assert seen["close"] == {"code": 1000, "wasClean": True}
+    assert ":protocol: websocket" in log.read_text("utf-8"), "it went over HTTP/1.1"
 
 
 def test_a_page_of_an_origin_without_leave_gets_nothing(program: Program, browsed: Browsed, tmp_path: Path) -> None:

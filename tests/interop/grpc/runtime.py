@@ -50,8 +50,8 @@ class Methods:
     metadata: list[dict[str, Any]] = field(default_factory=list)
     time_left_s: list[float | None] = field(default_factory=list)
     peers: set[str] = field(default_factory=set)  # Connections that calls came by.
-    wait_s: float = 0.0  # Before `Say` answers.
-    before_answer: Callable[[], object] | None = None  # So may this.
+    before_answer: Callable[[], object] | None = None  # `Say` calls it, and then answers.
+    decide_wait: Callable[[Methods], float] | None = None  # How long this one call of `Say` waits.
     refuse_with: grpc.StatusCode | None = None  # What `Say` answers instead.
     cancelled_at: list[float] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -73,8 +73,9 @@ class Methods:
         """The request back. Metadata that begins with `x-test-` comes back in the head and in the trailers."""
         own = [(key, value) for key, value in context.invocation_metadata() if key.startswith("x-test-")]
         self._note(request, context)
-        if self.wait_s:
-            self._sleep(context, self.wait_s)
+        wait_s = self.decide_wait(self) if self.decide_wait is not None else 0.0
+        if wait_s:
+            self._sleep(context, wait_s)
         if self.before_answer is not None:
             self.before_answer()
         if self.refuse_with is not None:

@@ -67,7 +67,10 @@ def test_names_that_cannot_be_labels_and_models_past_the_limit_are_counted() -> 
     assert (len(found), left_out) == (MODELS_MAX, 5)
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'[{"state":"READY"}]', b'[{"name":"\xff"}]', b"<html>"])
+DEEP = b'[{"x":' + b"[" * 5_000 + b"]" * 5_000 + b"}]"  # Found by fuzzing: RecursionError.
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'[{"state":"READY"}]', b'[{"name":"\xff"}]', b"<html>", DEEP])
 def test_an_answer_that_is_no_index_is_said(body: bytes) -> None:
     with pytest.raises(RuntimeAdapterError, match="index: not a repository index"):
         read_index(body, "index")
