@@ -36,6 +36,9 @@ HPACK_FIELDS_MAX: Final = 128
 HPACK_INTEGER_BYTES_MAX: Final = 5
 # The smallest size and the last one since the block before (RFC 7541 section 4.2); nobody has a third to tell.
 HPACK_SIZE_UPDATES_MAX: Final = 2
+# Behind the last field that is taken: what follows in a block too large is read for the table alone. Nobody is that
+# wrong by mistake, and each field costs us 2 us.
+HPACK_SKIPPED_FIELDS_MAX: Final = 1_024
 # What a decoder keeps of Huffman-coded strings to spare their decoding: 64 x (48 + 76 octets) at most.
 HPACK_CACHED_STRINGS_MAX: Final = 64
 HPACK_CACHED_STRING_BYTES_MAX: Final = 48
@@ -203,6 +206,13 @@ LIMITS: Final[tuple[Limit, ...]] = (
         "updates",
         "table size updates at the start of one header block",
         "COMPRESSION_ERROR",
+    ),
+    Limit(
+        "HPACK_SKIPPED_FIELDS_MAX",
+        HPACK_SKIPPED_FIELDS_MAX,
+        "fields",
+        "fields of one block beyond those that are taken, which are read to keep the table in step",
+        "GOAWAY ENHANCE_YOUR_CALM, reason header_list",
     ),
     Limit(
         "HPACK_CACHED_STRINGS_MAX",

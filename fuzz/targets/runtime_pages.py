@@ -101,6 +101,8 @@ process_start_time_seconds +Inf
 def seeds() -> Iterator[bytes]:
     yield b"\x00" + _VLLM
     yield b"\x01" + _TRITON
+    for page, line in ((b"\x00", b"vllm:num_requests_running"), (b"\x01", b"nv_inference_pending_request_count")):
+        yield page + (line + b"{} 1e308\n") * 3
     for name in ("models.json", "models_lora.json"):
         yield b"\x02" + (_FIXTURES / "vllm" / name).read_bytes()
     yield b'\x02{"data":[{"id":"m","max_model_len":8192,"parent":"n"},{"id":""},{"id":"n","owned_by":"x"}]}'

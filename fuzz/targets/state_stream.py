@@ -10,19 +10,22 @@ import math
 import random
 from collections.abc import Hashable, Iterator, Sequence
 
+from google.protobuf.message import DecodeError
+
 from fuzz.target import Target, agreed, demand
 from infermesh.core.model.names import ModelName, NodeId
 from infermesh.core.model.state import GpuHealth, GpuState, Lifecycle, ModelState
 from infermesh.planes.signal.codec import (
     Delta,
     Heartbeat,
-    decode_delta,
-    encode_gpu_state,
-    encode_heartbeat,
-    encode_model_state,
+    gpu_state_message,
+    heartbeat_message,
+    model_state_message,
+    read_delta,
 )
 from wire.errors import RemoteProtocolError
 from wire.proto.delimited import DelimitedDecoder, encode_delimited
+from wire.proto.infermesh.state.v1 import state_pb2
 
 MESSAGE_BYTES_MAX = 1024  # The limit of the stream here, so that inputs of this size meet it.
 
@@ -51,7 +54,9 @@ def check(data: bytes) -> Hashable:
 
 def _decode(message: bytes) -> str:
     try:
-        delta = decode_delta(message)
+        delta = read_delta(state_pb2.StateDelta.FromString(message))
+    except DecodeError:
+        return "no protobuf"  # Said by whoever carries the message.
     except RemoteProtocolError:
         return "refused"
     if delta is None:
@@ -62,7 +67,8 @@ def _decode(message: bytes) -> str:
         elif isinstance(value, int | float):
             demand(math.isfinite(value) and value >= 0, "a number that is none", delta)
     _, (again,), _ = read([_encoded(delta)])
-    demand(decode_delta(again) == delta, "written again, another value", delta, decode_delta(again))
+    read_again = read_delta(state_pb2.StateDelta.FromString(again))
+    demand(read_again == delta, "written again, another value", delta, read_again)
     return type(delta).__name__
 
 
@@ -71,13 +77,15 @@ def _values(delta: Delta) -> list[object]:
 
 
 def _encoded(delta: Delta) -> bytes:
+    message = state_pb2.StateDelta()
     match delta:
         case ModelState():
-            return encode_model_state(delta)
+            message.model_state.CopyFrom(model_state_message(delta))
         case GpuState():
-            return encode_gpu_state(delta)
+            message.gpu_state.CopyFrom(gpu_state_message(delta))
         case Heartbeat():
-            return encode_heartbeat(delta)
+            message.heartbeat.CopyFrom(heartbeat_message(delta))
+    return encode_delimited(message.SerializeToString())
 
 
 def with_length(data: bytes, rng: random.Random) -> bytes:
@@ -152,10 +160,10 @@ def seeds() -> Iterator[bytes]:
         power_w=300.0,
     )
     beat = Heartbeat(sequence=9, sent_unix_s=1732460002.0)
-    yield encode_model_state(model)
-    yield encode_gpu_state(gpu)
-    yield encode_heartbeat(beat)
-    yield encode_heartbeat(beat) + encode_model_state(model) + encode_gpu_state(gpu)
+    yield _encoded(model)
+    yield _encoded(gpu)
+    yield _encoded(beat)
+    yield _encoded(beat) + _encoded(model) + _encoded(gpu)
     yield encode_delimited(b"") + encode_delimited(b"\x3a\x02\x08\x01")
     yield b"\xff\xff\xff\xff\xff\x01"
 

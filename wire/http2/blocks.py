@@ -16,6 +16,7 @@ from wire.http2.events import Event, HeadersReceived, InterimReceived, TrailersR
 from wire.http2.faults import (
     COMPRESSION,
     CONTINUATIONS,
+    HEADER_LIST,
     ConnectionFault,
     StreamFault,
     closed_fault,
@@ -24,7 +25,7 @@ from wire.http2.faults import (
 )
 from wire.http2.fields import Malformed, check_request, check_response, check_trailers
 from wire.http2.frames import END_HEADERS, END_STREAM, NUMBER, PADDED, PRIORITIZED, STREAM_ID_MAX, ErrorCode
-from wire.http2.hpack import Decoder, HeaderListTooLarge, HpackError
+from wire.http2.hpack import Decoder, HeaderListEndless, HeaderListTooLarge, HpackError
 from wire.http2.session import Session
 from wire.http2.streams import FINISHED, HALF_CLOSED_REMOTE, OPEN, RESET_BY_PEER, UNUSED, Stream
 from wire.limits import HTTP1_INTERIM_RESPONSES_MAX, HTTP2_CONTINUATIONS_MAX, HTTP2_HEADER_BLOCK_BYTES_MAX
@@ -67,6 +68,9 @@ class HeaderBlocks:
         self._depends_on_itself = depends_on_itself
         self._session.alarms.set(Alarm.HEADER_BLOCK, self._session.now + self._session.config.header_block_s)
 
+    def forget(self) -> None:
+        self._parts = []
+
     def on_continuation(self, flags: int, payload: bytes, events: list[Event]) -> None:
         """For the stream of the open block; the caller has seen to that."""
         self._parts.append(payload)
@@ -93,6 +97,8 @@ class HeaderBlocks:
             fields: list[Field] | None = self._decoder.decode(block)
         except HeaderListTooLarge:
             fields = None
+        except HeaderListEndless as error:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, HEADER_LIST, str(error)) from None
         except HpackError as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, COMPRESSION, str(error)) from None
         stream = session.streams.live.get(stream_id)

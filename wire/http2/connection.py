@@ -94,6 +94,7 @@ class Http2Connection:
         for stream in self._streams.values():
             self._outbox.forget(stream)
         self._streams.clear()
+        self._inbox.forget()
         session = self._session
         session.alarms.clear_all()
         # gRPC's clients ping half as often once they read exactly this (proposal A8).

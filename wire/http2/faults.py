@@ -16,6 +16,7 @@ FRAME_SIZE: Final = "frame_size"
 FLOW_CONTROL: Final = "flow_control"
 STREAM_CLOSED: Final = "stream_closed"
 COMPRESSION: Final = "compression"
+HEADER_LIST: Final = "header_list"  # A header block of far too many fields.
 PREFACE_TIMEOUT: Final = "preface_timeout"
 HEADER_BLOCK_TIMEOUT: Final = "header_block_timeout"
 SETTINGS_TIMEOUT: Final = "settings_timeout"
@@ -27,6 +28,7 @@ FAULT_REASONS: Final = (
     FLOW_CONTROL,
     STREAM_CLOSED,
     COMPRESSION,
+    HEADER_LIST,
     PREFACE_TIMEOUT,
     HEADER_BLOCK_TIMEOUT,
     SETTINGS_TIMEOUT,

@@ -10,8 +10,9 @@ Duties of the caller, in this order:
 1. Bound the block itself before it is whole: work is linear in its length.
 2. Decode every block of the connection, in order, also one that answers to nothing (a refused stream): the table is
    shared by all of them.
-3. After an `HpackError` end the connection with COMPRESSION_ERROR: nothing further can be decoded. Only after
-   `HeaderListTooLarge` the table is in step, and the fault may stay with the stream (431).
+3. After an `HpackError` end the connection with COMPRESSION_ERROR (ENHANCE_YOUR_CALM for a `HeaderListEndless`):
+   nothing further can be decoded. Only after `HeaderListTooLarge` the table is in step, and the fault may stay with
+   the stream (431).
 4. Announce `table_bytes_max` in SETTINGS when it is not 4,096.
 """
 
@@ -39,10 +40,11 @@ from wire.limits import (
     HPACK_INTEGER_BYTES_MAX,
     HPACK_LIST_BYTES_MAX,
     HPACK_SIZE_UPDATES_MAX,
+    HPACK_SKIPPED_FIELDS_MAX,
     HPACK_TABLE_BYTES_MAX,
 )
 
-__all__ = ["Decoder", "Encoder", "HeaderListTooLarge", "HpackError", "NeverIndexed"]
+__all__ = ["Decoder", "Encoder", "HeaderListEndless", "HeaderListTooLarge", "HpackError", "NeverIndexed"]
 
 _STATIC_FIELD_BYTES_MAX: Final = FIELD_OVERHEAD_BYTES + max(len(name) + len(value) for name, value in STATIC_FIELDS)
 
@@ -56,6 +58,10 @@ class HeaderListTooLarge(HpackError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, 431)
+
+
+class HeaderListEndless(HpackError):
+    """So many fields too many that the rest was not read: the table is lost, as after any other HpackError."""
 
 
 class Decoder:
@@ -243,8 +249,14 @@ class Decoder:
 
     def _skip(self, block: bytes, pos: int) -> None:
         """Read the rest for what it does to the table, keeping no more than a piece of it at a time."""
+        left = HPACK_SKIPPED_FIELDS_MAX
         while pos < len(block):
-            pos = self._read(block, pos, min(len(block), pos + self._fields_max), [])
+            skipped: list[Field] = []
+            pos = self._read(block, pos, min(len(block), pos + self._fields_max), skipped)
+            left -= len(skipped)
+            if left < 0:
+                held = self._fields_max + HPACK_SKIPPED_FIELDS_MAX
+                raise HeaderListEndless(f"more than {held} header fields in a block of {len(block)} octets")
 
     def _check_size(self, fields: list[Field], block_bytes: int) -> None:
         # Names and values out of the tables are no larger than the bound, literal ones together no longer than

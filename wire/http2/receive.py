@@ -84,6 +84,11 @@ class Inbox:
         else:
             self._keep(data, stop)
 
+    def forget(self) -> None:
+        """Nothing more will be read: what came in part is not kept while the connection lingers."""
+        self._partial = b""
+        self._blocks.forget()
+
     def _after_preface(self, data: bytes) -> bytes:
         left = self._preface_left
         seen = min(len(left), len(data))

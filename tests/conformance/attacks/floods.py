@@ -186,6 +186,14 @@ def hpack_bomb(peer: RawPeer) -> Iterator[bytes]:
         yield headers(stream_id, block, end=True)
 
 
+def small_hpack_bombs(peer: RawPeer) -> Iterator[bytes]:
+    """As many fields as are taken, each of them large."""
+    yield headers(1, peer.block([*peer.fields(), (b"x-bomb", b"b" * 3_900)]), end=True)
+    block = peer.block(peer.fields()) + indexed(62) * 120
+    for stream_id in range(3, 2 * _MANY, 2):
+        yield headers(stream_id, block, end=True)
+
+
 def many_small_fields(peer: RawPeer) -> Iterator[bytes]:
     """Thousands of empty fields: little to carry and much to keep."""
     block = peer.block(peer.fields()) + not_kept(b"x", b"") * 4_000
@@ -333,8 +341,9 @@ FLOODS: Final = (
     Flood("CONTINUATION flood", continuation_flood, "continuations"),
     Flood("CONTINUATION flood of nothing", continuation_flood_of_nothing, "continuations"),
     Flood("CONTINUATION flood of full frames", continuation_flood_of_full_frames, "continuations"),
-    Flood("HPACK bomb", hpack_bomb, "own_resets"),
-    Flood("many small fields", many_small_fields, "own_resets"),
+    Flood("HPACK bomb", hpack_bomb, "header_list"),
+    Flood("many small fields", many_small_fields, "header_list"),
+    Flood("HPACK bombs of a smaller kind", small_hpack_bombs, "own_resets"),
     Flood("header lists too large", header_lists_too_large, "own_resets"),
     Flood("streams over the limit", streams_over_the_limit, "refused_streams"),
     Flood("PING flood", ping_flood, "pings"),

@@ -53,6 +53,7 @@ class Methods:
     before_answer: Callable[[], object] | None = None  # `Say` calls it, and then answers.
     decide_wait: Callable[[Methods], float] | None = None  # How long this one call of `Say` waits.
     refuse_with: grpc.StatusCode | None = None  # What `Say` answers instead.
+    decide_code: Callable[[Methods], grpc.StatusCode | None] | None = None  # What this one call of it answers.
     cancelled_at: list[float] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -78,13 +79,14 @@ class Methods:
             self._sleep(context, wait_s)
         if self.before_answer is not None:
             self.before_answer()
-        if self.refuse_with is not None:
-            context.abort(self.refuse_with, "as told")
+        refuse_with = self.decide_code(self) if self.decide_code is not None else self.refuse_with
+        if refuse_with is not None:
+            context.abort(refuse_with, "as told")
         context.send_initial_metadata(own)
         context.set_trailing_metadata([*own, ("x-trailing", "yes")])
         return request
 
-    def fail(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+    def fail(self, request: bytes, context: grpc.ServicerContext) -> None:
         detail = any_pb2.Any()
         detail.Pack(wrappers_pb2.StringValue(value="a detail"))
         status = status_pb2.Status(code=9, message="as told: 100 % früh", details=[detail])
@@ -171,7 +173,9 @@ class _AnyService(grpc.GenericRpcHandler):  # type: ignore[misc]
             **_handlers(grpc.unary_unary_rpc_method_handler, unary),
             **_handlers(grpc.unary_stream_rpc_method_handler, streams),
             **_handlers(grpc.stream_unary_rpc_method_handler, {"Join": methods.join, "Drink": methods.drink}),
-            **_handlers(grpc.stream_stream_rpc_method_handler, {"Chat": methods.chat, "ModelStreamInfer": methods.chat}),
+            **_handlers(
+                grpc.stream_stream_rpc_method_handler, {"Chat": methods.chat, "ModelStreamInfer": methods.chat}
+            ),
         }
 
     def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
@@ -193,9 +197,7 @@ class KServeRuntime:
 
 
 @asynccontextmanager
-async def kserve_runtime(
-    *, model: str = MODEL, slots: int = 64, options: Options = ()
-) -> AsyncIterator[KServeRuntime]:
+async def kserve_runtime(*, model: str = MODEL, slots: int = 64, options: Options = ()) -> AsyncIterator[KServeRuntime]:
     """Serves until the end of the block. `options`: of grpcio's server."""
     methods = Methods()
     failure: Exception | None = None

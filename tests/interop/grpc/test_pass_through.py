@@ -167,9 +167,7 @@ async def test_500_calls_at_once_all_pass(trust: TrustDomain) -> None:
     def ask(first: Client) -> list[bytes]:
         clients = [first, *(first.another() for _ in range(connections - 1))]
         pending = [
-            clients[number % connections]
-            .unary("Say")
-            .future(b"%d" % number, metadata=OF_MODEL, timeout=TIMEOUT_S)
+            clients[number % connections].unary("Say").future(b"%d" % number, metadata=OF_MODEL, timeout=TIMEOUT_S)
             for number in range(calls)
         ]
         return [call.result() for call in pending]

@@ -12,9 +12,10 @@ import pytest
 import trio
 
 from infermesh.testing.certificates import TrustDomain
+from infermesh.testing.h2_peer import H2Client
 from infermesh.testing.waiting import wait_until
 from tests.interop.grpc.calling import OF_MODEL, TIMEOUT_S, Client, GrpcMesh, code_of, grpc_mesh
-from tests.interop.grpc.runtime import INFER, MODEL, named
+from tests.interop.grpc.runtime import INFER, MODEL, Methods, named
 
 pytestmark = [pytest.mark.slow, pytest.mark.interop]
 Code = grpc.StatusCode
@@ -99,9 +100,10 @@ async def test_a_client_that_is_gone_cancels_at_the_runtime(trust: TrustDomain) 
     async with grpc_mesh(trust) as mesh:
         methods = mesh.runtime.methods
 
-        def ask(client: Client) -> None:
-            client.unary("Wait").future(b"", metadata=OF_MODEL, timeout=TIMEOUT_S)
+        def ask(client: Client) -> object:
+            call = client.unary("Wait").future(b"", metadata=OF_MODEL, timeout=TIMEOUT_S)
             methods.await_seen("begun")
+            return call
 
         await mesh.call(ask)  # Closes its channel at the end.
         await trio.to_thread.run_sync(methods.await_seen, "cancelled")
@@ -109,24 +111,18 @@ async def test_a_client_that_is_gone_cancels_at_the_runtime(trust: TrustDomain) 
 
 async def test_a_refused_call_is_tried_at_another_node(trust: TrustDomain) -> None:
     async with grpc_mesh(trust, nodes=2) as mesh:
-        first, second = (runtime.methods for runtime in mesh.runtimes)
-        first.refuse_with = Code.UNAVAILABLE
+        decide_first(mesh, "decide_code", Code.UNAVAILABLE, None)
 
-        def ask(client: Client) -> list[tuple[str, str]]:
-            seen = []
-            for _ in range(8):
-                answer, call = client.unary("Say").with_call(b"x", metadata=OF_MODEL, timeout=TIMEOUT_S)
-                assert answer == b"x"
-                head = dict(call.initial_metadata())
-                seen.append((head["x-infermesh-node"], head["x-infermesh-attempts"]))
-            return seen
+        def ask(client: Client) -> dict[str, str]:
+            answer, call = client.unary("Say").with_call(b"x", metadata=OF_MODEL, timeout=TIMEOUT_S)
+            assert answer == b"x"
+            return dict(call.initial_metadata())
 
-        seen = await mesh.call(ask)
-        assert {node for node, _ in seen} == {"gpu-b"}
-        assert ("gpu-b", "2") in seen
-        again = [found for found in second.metadata if "grpc-previous-rpc-attempts" in found]
-        assert [found["grpc-previous-rpc-attempts"] for found in again] == ["1"] * len(again)
-        assert again
+        assert (await mesh.call(ask))["x-infermesh-attempts"] == "2"
+        first, second = sorted(mesh.runtimes, key=lambda runtime: runtime.methods.seen["chosen"], reverse=True)
+        assert [first.methods.seen["begun"], second.methods.seen["begun"]] == [1, 1]
+        assert "grpc-previous-rpc-attempts" not in first.methods.metadata[0]
+        assert second.methods.metadata[0]["grpc-previous-rpc-attempts"] == "1"
 
 
 @pytest.mark.parametrize("code", [Code.INTERNAL, Code.UNKNOWN, Code.INVALID_ARGUMENT, Code.DEADLINE_EXCEEDED])
@@ -142,42 +138,37 @@ async def test_a_call_that_failed_is_not_tried_again(trust: TrustDomain, code: g
 
 
 async def test_a_slow_unary_call_is_hedged_and_the_loser_is_cancelled_at_its_runtime(trust: TrustDomain) -> None:
-    router = {"hedging.budget": "1.0", "hedging.min_delay_ms": "1"}
+    router = {"hedging.budget": "1.0", "hedging.floor_ms": "1"}
     async with grpc_mesh(trust, nodes=2, router=router) as mesh:
-        stuck = threading.Event()
 
         def ask(client: Client) -> dict[str, str]:
             for _ in range(20):
                 client.say()
-            for runtime in mesh.runtimes:
-                runtime.methods.seen.clear()
-            _slow_first(mesh)
+            decide_first(mesh, "decide_wait", TIMEOUT_S, 0.0)
             answer, call = client.unary("Say").with_call(b"x", metadata=OF_MODEL, timeout=TIMEOUT_S)
             assert answer == b"x"
             return dict(call.initial_metadata())
 
-        head = await mesh.call(ask)
-        assert head["x-infermesh-attempts"] == "2"
-        loser = next(runtime for runtime in mesh.runtimes if runtime.methods.seen["slow"])
+        assert (await mesh.call(ask))["x-infermesh-attempts"] == "2"
+        loser = next(runtime for runtime in mesh.runtimes if runtime.methods.seen["chosen"])
         await trio.to_thread.run_sync(loser.methods.await_seen, "cancelled")
-        stuck.set()
 
 
-def _slow_first(mesh: GrpcMesh) -> None:
-    """Whichever runtime is asked first hangs, and only it."""
+def decide_first(mesh: GrpcMesh, what: str, first: object, later: object) -> None:
+    """`first` for whichever runtime is asked first, once, and it is counted as `chosen`; `later` for all others."""
     lock = threading.Lock()
     taken: list[bool] = []
 
-    def decide(methods: Any) -> float:
+    def decide(methods: Methods) -> object:
         with lock:
             if taken:
-                return 0.0
+                return later
             taken.append(True)
-        methods.count("slow")
-        return TIMEOUT_S
+        methods.count("chosen")
+        return first
 
     for runtime in mesh.runtimes:
-        runtime.methods.decide_wait = decide
+        setattr(runtime.methods, what, decide)
 
 
 async def test_a_node_that_dies_inside_a_stream_gives_no_clean_end(trust: TrustDomain) -> None:
@@ -245,18 +236,15 @@ async def test_a_large_request_that_was_not_taken_is_tried_elsewhere_whole(trust
     """What came before the first node failed is kept; the second gets all of it."""
     message = named(MODEL, bytes(4 << 20))
     async with grpc_mesh(trust, nodes=2) as mesh:
-        mesh.runtimes[0].methods.refuse_with = Code.UNAVAILABLE
-        for _ in range(4):
-            assert await mesh.call(lambda client: client.unary(INFER)(message, timeout=TIMEOUT_S)) == message
-        assert mesh.runtimes[0].methods.seen["begun"] >= 1
+        decide_first(mesh, "decide_code", Code.UNAVAILABLE, None)
+        assert await mesh.call(lambda client: client.unary(INFER)(message, timeout=TIMEOUT_S)) == message
+        assert [runtime.methods.seen["begun"] for runtime in mesh.runtimes] == [1, 1]
 
 
 async def raw(
     mesh: GrpcMesh, name: str, headers: list[tuple[str, str]], body: bytes | None = bytes(5)
 ) -> dict[str, str]:
     """The head and trailers of a call made by h2, which keeps no clock; `body` None: nothing follows the head."""
-    from infermesh.testing.h2_peer import H2Client
-
     own = [("content-type", "application/grpc"), ("te", "trailers"), *headers]
     path = name if name.startswith("/") else f"/test.Anything/{name}"
     if path == f"/test.Anything/{name}":

@@ -1,7 +1,8 @@
-"""What the router says to a call by itself: refusals in gRPC's words, and what concerns a server rather than a model."""
+"""What the router says to a call by itself: refusals in gRPC's words, and what is asked of a server, not of a model."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Final
 
 import grpc
@@ -10,8 +11,9 @@ import trio
 
 from infermesh import __version__
 from infermesh.testing.certificates import TrustDomain
+from infermesh.testing.h2_peer import H2Client
 from infermesh.testing.waiting import wait_until
-from tests.interop.grpc.calling import OF_MODEL, TIMEOUT_S, Client, GrpcMesh, code_of, grpc_mesh
+from tests.interop.grpc.calling import OF_MODEL, TIMEOUT_S, Client, GrpcMesh, grpc_mesh
 from tests.interop.grpc.runtime import INFER, MODEL, named
 
 pytestmark = [pytest.mark.slow, pytest.mark.interop]
@@ -98,12 +100,21 @@ async def test_what_is_asked_of_a_server_is_answered_for_the_fleet(trust: TrustD
 async def test_a_full_fleet_says_when_to_come_back(trust: TrustDomain) -> None:
     """One slot, one place in the queue: the third call is turned away, and says so to a client that retries."""
     router = {"admission.queue_len_max": "1"}
+    looked = threading.Event()
+
+    def fill(client: Client) -> None:
+        calls = [client.unary("Wait").future(b"", metadata=OF_MODEL) for _ in range(2)]
+        looked.wait(TIMEOUT_S)
+        for call in calls:
+            call.cancel()
+
     async with grpc_mesh(trust, slots=1, router=router) as mesh, trio.open_nursery() as nursery:
-        nursery.start_soon(mesh.call, lambda client: code_of(lambda: client.unary("Wait")(b"", **patient(2.0))))
-        await trio.to_thread.run_sync(mesh.runtime.methods.await_seen, "begun")
-        nursery.start_soon(mesh.call, lambda client: code_of(lambda: client.unary("Wait")(b"", **patient(2.0))))
-        await wait_until(lambda: mesh.mesh.router.node.holdings().waiting == 1, "one waits")
-        error = await mesh.call(lambda client: failed(client, "Say", metadata=OF_MODEL))
+        nursery.start_soon(mesh.call, fill)
+        try:
+            await wait_until(lambda: mesh.mesh.router.node.holdings().waiting == 1, "one waits")
+            error = await mesh.call(lambda client: failed(client, "Say", metadata=OF_MODEL))
+        finally:
+            looked.set()
         assert error.code() is Code.RESOURCE_EXHAUSTED
         assert "the fleet is busy" in error.details()
         head = dict([*error.initial_metadata(), *error.trailing_metadata()])
@@ -111,10 +122,6 @@ async def test_a_full_fleet_says_when_to_come_back(trust: TrustDomain) -> None:
         assert int(head["grpc-retry-pushback-ms"]) == int(head["retry-after"]) * 1000
         assert head["x-infermesh-code"] == "queue_full"
         assert len(head["x-infermesh-request-id"]) == 32
-
-
-def patient(timeout_s: float) -> dict[str, Any]:
-    return {"metadata": OF_MODEL, "timeout": timeout_s}
 
 
 async def test_a_bad_deadline_is_refused(trust: TrustDomain) -> None:
@@ -128,8 +135,6 @@ async def test_a_bad_deadline_is_refused(trust: TrustDomain) -> None:
 
 async def raw_call(mesh: GrpcMesh, headers: list[tuple[str, str]]) -> dict[str, str]:
     """The head and trailers of a call made by h2."""
-    from infermesh.testing.h2_peer import H2Client
-
     own = [("content-type", "application/grpc"), ("te", "trailers"), ("x-infermesh-model", MODEL), *headers]
     async with await H2Client.dial(mesh.mesh.router.client_address) as client:
         answer = await client.fetch("POST", "/test.Anything/Say", bytes(5), headers=own)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wire.http1 import Field
 from wire.http2 import huffman
-from wire.http2.hpack import Decoder, Encoder, HeaderListTooLarge, HpackError
+from wire.http2.hpack import Decoder, Encoder, HeaderListEndless, HeaderListTooLarge, HpackError
 from wire.limits import (
     HPACK_CACHED_BLOCK_BYTES_MAX,
     HPACK_CACHED_BLOCKS_MAX,
@@ -18,6 +18,7 @@ from wire.limits import (
     HPACK_INTEGER_BYTES_MAX,
     HPACK_LIST_BYTES_MAX,
     HPACK_SIZE_UPDATES_MAX,
+    HPACK_SKIPPED_FIELDS_MAX,
     HPACK_TABLE_BYTES_MAX,
 )
 
@@ -218,6 +219,13 @@ def test_after_too_large_a_list_the_table_is_in_step(fields_max: int) -> None:
     with pytest.raises(HeaderListTooLarge):
         decoder.decode(NOT_ADDED + _string(b"n") + _string(b"v" * 5000) + ADD_FIELD)
     assert decoder.decode(NEWEST) == [FIELD]
+
+
+def test_fields_beyond_those_taken_are_read_up_to_a_limit() -> None:
+    with pytest.raises(HeaderListTooLarge):
+        Decoder(fields_max=10).decode(METHOD_GET * (10 + HPACK_SKIPPED_FIELDS_MAX))
+    with pytest.raises(HeaderListEndless, match=f"more than {10 + HPACK_SKIPPED_FIELDS_MAX} header fields"):
+        Decoder(fields_max=10).decode(METHOD_GET * (10 + HPACK_SKIPPED_FIELDS_MAX + 1))
 
 
 def test_an_error_behind_too_many_fields_is_still_an_error() -> None:

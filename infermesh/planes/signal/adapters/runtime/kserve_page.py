@@ -19,6 +19,8 @@ from infermesh.planes.signal.adapters.runtime.counter_window import Totals
 from infermesh.planes.signal.adapters.runtime.prometheus_text import MetricsScanner, MetricsTextError, Sample
 
 COUNT_MAX: Final = 2**31 - 1
+# Beyond every count and time of a process, and small enough that a page of them adds up to a number.
+TOTAL_MAX: Final = 1e18
 
 
 class _Series(msgspec.Struct, frozen=True):
@@ -103,7 +105,7 @@ def _sums(found: Mapping[str, Sequence[Sample]], series: _Series) -> dict[str, f
             raise MetricsTextError(f"{series.name} is {sample.value}, which no request count or total can be")
         name = sample.label(series.label)
         if name:
-            sums[name] = sums.get(name, 0.0) + sample.value * series.scale
+            sums[name] = sums.get(name, 0.0) + min(sample.value, TOTAL_MAX) * series.scale
     return sums
 
 

@@ -40,6 +40,8 @@ ESSENTIAL: Final = frozenset({"running", "queue_len"})
 OPTIONAL: Final = frozenset({"sleep", "started"})
 COUNT_MAX: Final = 2**31 - 1
 TOKENS_MAX: Final = 2**53
+# Beyond every count and time of a process, and small enough that a page of them adds up to a number.
+TOTAL_MAX: Final = 1e18
 
 
 class EngineReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +109,7 @@ def _sums(signal: str, samples: Sequence[Sample]) -> dict[str, float]:
         if not 0.0 <= sample.value < math.inf:
             raise MetricsTextError(f"{NAMES[signal][0]} is {sample.value}, which no request count or total can be")
         name = sample.label("model_name")
-        sums[name] = sums.get(name, 0.0) + sample.value
+        sums[name] = sums.get(name, 0.0) + min(sample.value, TOTAL_MAX)
     return sums
 
 

@@ -115,6 +115,12 @@ def test_a_value_that_cannot_be_makes_the_page_unreadable(line: bytes) -> None:
         VllmPageReader().read(line + b"\n")
 
 
+def test_absurd_numbers_add_up_to_what_a_state_can_carry() -> None:
+    # Found by fuzzing: two of them are infinite together, and infinity is no integer.
+    line = b'vllm:num_requests_running{model_name="a"} 1e308\n'
+    assert VllmPageReader().read(line * 3).engines["a"].running == 2**31 - 1
+
+
 def test_a_page_that_is_something_else_lacks_every_name() -> None:
     reading = VllmPageReader().read(b"<html>It works!</html>")
     assert reading.engines == {}
