@@ -44,6 +44,9 @@ WE_ALONE: Sequence[tuple[str, str]] = (
     (r"CONTINUATION without a header block", "6.10: a connection error, also on a stream that is closed"),
     (r"more than \d+ in \d+ s", "10.5: what costs us more than the peer may end with ENHANCE_YOUR_CALM"),
     (r"HEADERS with \d+ bytes of padding", "6.2: more than what is left; h2 counts the priority fields as room"),
+    (r"more than 2 table size updates", "RFC 7541 4.2: two at most"),
+    (r"an integer of more than 5 octets", "RFC 7541 5.1: encodings over an implementation's limit are errors"),
+    (r"a table size update after the first field", "RFC 7541 4.2: at the beginning of a block"),
     (r"PUSH_PROMISE from a ", "8.4: MUST be a connection error of type PROTOCOL_ERROR"),
 )
 # Refused by h2, taken by us: its message, and the sentence.

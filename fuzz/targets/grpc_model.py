@@ -35,18 +35,19 @@ def check(data: bytes) -> Hashable:
     demand(whole is not None, "no answer although nothing more comes")
     if isinstance(whole, str):
         demand(len(whole) <= PEEK_BYTES_MAX, "a name longer than what is looked at", len(whole))
-    compressed = data[:1] == b"\x01"
     look_at = 0
     for size in range(len(data)):
         if size < look_at:
             continue
         found = read(data[:size], at, encoding, whole=False)
         look_at = next_look(data[:size])
-        if isinstance(found, str) or (found is not None and not compressed):
+        if found is not None:  # Named or refused: nobody looks again.
             same = isinstance(found, Unnamed) if isinstance(whole, Unnamed) else found == whole
+            # What is compressed may break behind the name; that is for the runtime to say.
+            same = same or (data[:1] == b"\x01" and isinstance(whole, Unnamed))
             demand(same, "found in part what is not in the whole", size, found, whole)
             break
-    if isinstance(whole, str) and at == (1,) and not compressed:
+    if isinstance(whole, str) and at == (1,) and data[:1] == b"\x00":
         _as_protobuf_reads(data, whole)
     return isinstance(whole, str), str(whole)[:40] if isinstance(whole, Unnamed) else "", first & 1
 

@@ -16,6 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from infermesh.emulator import answer_text
 from tests.interop.conftest import STEP_S, Program
+from tests.interop.exchange import wait_until
 from tests.interop.fleet import MODEL, Fleet, gpu, router, running_fleet
 from tests.interop.websocket_browser import PageServer, page_server, visit
 
@@ -129,10 +130,7 @@ def test_the_websockets_package_streams_and_cancels(browsed: Browsed, compressio
         error = _answer(socket)[2]["error"]
         assert (error["status"], error["code"]) == (404, "model_not_found")
     assert socket.close_code == 1000
-    deadline = time.monotonic() + TIMEOUT_S
-    while _aborted(fleet) == before and time.monotonic() < deadline:
-        time.sleep(0.02)  # The engine is another process, which nobody announces.
-    assert _aborted(fleet) == before + 1
+    wait_until("the engine was told to abort", lambda: _aborted(fleet) == before + 1, TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")

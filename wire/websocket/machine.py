@@ -32,6 +32,10 @@ from wire.websocket.frames import BINARY, CLOSE, CONTROL_BYTES_MAX, PING, PONG, 
 
 # Under two milliseconds of one core: 64 KiB of smallest frames would be 120 of them.
 FRAMES_PER_CALL_MAX: Final = 128
+# The same for bytes that were inflated: a read of 64 KiB may hold 64 MiB. A step of so many may inflate to 4 MiB, which
+# takes about ten milliseconds, and then others have their turn.
+_INFLATED_STEP_BYTES: Final = 4_096
+_PAYLOAD_BYTES_PER_CALL_MAX: Final = 262_144
 _CONTROL_WINDOW_S: Final = 30.0
 
 
@@ -51,12 +55,14 @@ class WebSocketMachine:
         "_message",
         "_protocol",
         "_text",
+        "_waiting",
         "unread",
     )
 
     def __init__(self, limits: WebSocketLimits, deflate: DeflateTerms | None) -> None:
         self._bounds = Bounds(limits.message_bytes_max, deflate)
         self._protocol = FrameProtocol(False, [self._bounds])
+        self._waiting = b""  # Not given to wsproto yet.
         self._deflater = Deflater(deflate) if deflate is not None else None
         self._message = bytearray()
         self._in_message = False
@@ -93,21 +99,34 @@ class WebSocketMachine:
         self.unread = False
         if self._closed_by_peer:
             return []  # After a close frame whatever comes is thrown away (section 1.4).
-        self._protocol.receive_bytes(data)
+        self._waiting = self._waiting + data if self._waiting else data
         events: list[Event] = []
         try:
-            for count, frame in enumerate(self._protocol.received_frames(), 1):
+            self._read(events, now)
+        except ParseFailed as failed:
+            events.append(self._failed(int(failed.code), self._bounds.why or str(failed)))
+        return events
+
+    def _read(self, events: list[Event], now: float) -> None:
+        """Frame by frame, until nothing is left or others have waited long enough."""
+        frames = payload_bytes = 0
+        while True:
+            for frame in self._protocol.received_frames():
                 event = self._take(frame, now)
                 if event is not None:
                     events.append(event)
                 if isinstance(event, CloseReceived | PeerFailed):
-                    return events
-                if count == FRAMES_PER_CALL_MAX:
+                    return
+                frames += 1
+                payload_bytes += len(frame.payload)
+                if frames == FRAMES_PER_CALL_MAX or payload_bytes > _PAYLOAD_BYTES_PER_CALL_MAX:
                     self.unread = True
-                    return events
-        except ParseFailed as failed:
-            events.append(self._failed(int(failed.code), self._bounds.why or str(failed)))
-        return events
+                    return
+            if not self._waiting:
+                return
+            step = _INFLATED_STEP_BYTES if self._deflater is not None else len(self._waiting)
+            self._protocol.receive_bytes(self._waiting[:step])
+            self._waiting = self._waiting[step:]
 
     def _take(self, frame: Frame, now: float) -> Event | None:
         payload = frame.payload
@@ -158,6 +177,7 @@ class WebSocketMachine:
         self._closed_by_peer = True
         self._in_message = False
         self._message = bytearray()
+        self._waiting = b""
 
     # --- out ---
 

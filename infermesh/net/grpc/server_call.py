@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Protocol, Self, assert_never
 
 import msgspec
+import trio
 from google.protobuf.message import DecodeError, Message
 
 from infermesh.net.connection import ConnectionLost
@@ -199,6 +200,14 @@ class ServerCall:
             status = OK_STATUS
         except Exception as error:  # noqa: BLE001 - one call's defect: its client is answered, all others live on.
             status = self._status_of(error)
+        except BaseExceptionGroup as group:
+            # A nursery of the method was cancelled, and one of its tasks failed in the same turn: as a rule because
+            # it was told by `receive` or `send` that the call is over. Only the cancellation may leave this task.
+            cancelled, failed = group.split(trio.Cancelled)
+            if cancelled is None or not isinstance(failed, ExceptionGroup):
+                raise
+            self.end(self._status_of(failed))
+            raise cancelled from None
         finally:
             self._running = False
         self.end(status)

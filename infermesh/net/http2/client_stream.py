@@ -54,11 +54,12 @@ class Http2UpstreamStream(Http2Stream):
         "_holding",
         "_method",
         "_reading",
-        "_received_end",
         "_sink",
         "bytes_in",
         "connection",
         "final_status",
+        "head_only",
+        "received_end",
         "reset_code",
         "reused",
         "tally",
@@ -73,7 +74,8 @@ class Http2UpstreamStream(Http2Stream):
         self._method = b""
         self._holding = False
         self._reading = False
-        self._received_end = False
+        self.received_end = False  # The peer has said all.
+        self.head_only = False  # All of it with its head.
         self._buffer = b""
         self._buffer_flow = 0
         self._heard_mark = 0
@@ -150,18 +152,18 @@ class Http2UpstreamStream(Http2Stream):
 
     def on_head(self, event: HeadersReceived) -> None:
         head = response_head(event.fields, method=self._method, end_stream=event.end_stream)
-        self._received_end = event.end_stream
+        self.received_end = self.head_only = event.end_stream
         self.final_status = head.status
         self._count(sum(map(len, head.lines)))
         assert self._sink is not None
         self._sink.on_head(self, head)
-        if self._received_end and self._holding:
+        if self.received_end and self._holding:
             self._begin_held()
 
     def on_data(self, event: DataReceived) -> None:
         data = event.data
         self._owed += event.flow_bytes
-        self._received_end = event.end_stream
+        self.received_end = event.end_stream
         self._count(len(data))
         tally = self.tally
         tally.events += data.count(b"data: ")
@@ -180,7 +182,7 @@ class Http2UpstreamStream(Http2Stream):
 
     def on_trailers(self, fields: list[Field]) -> None:
         self.trailers = fields
-        self._received_end = True
+        self.received_end = True
         if self._reading:
             self._complete()
         else:
@@ -219,7 +221,7 @@ class Http2UpstreamStream(Http2Stream):
         if data:
             assert self._sink is not None
             self._sink.on_body(self, data)
-        if self._received_end and not self.closed:
+        if self.received_end and not self.closed:
             self._complete()
         elif flow_bytes:
             self.credit(flow_bytes)

@@ -71,12 +71,13 @@ class Http2PoolPlan(Generic[T]):
 class _Opening:
     """A connection under way, and who waits for it."""
 
-    __slots__ = ("done", "failure", "serial", "waiters")
+    __slots__ = ("done", "failure", "serial", "timed_out", "waiters")
 
     def __init__(self, serial: int) -> None:
         self.serial = serial
         self.waiters = 1
         self.failure = ""
+        self.timed_out = False  # The failure: nothing was answered.
         self.done = trio.Event()
 
 
@@ -151,7 +152,7 @@ class Http2Pool:
                     opening.waiters += 1
                     await opening.done.wait()
                     if opening.failure:
-                        raise ConnectFailed(opening.failure)
+                        raise ConnectFailed(opening.failure, timed_out=opening.timed_out)
                 elif self._plan.may_open():
                     await self._open()
                 else:
@@ -197,7 +198,8 @@ class Http2Pool:
             if isinstance(error, ConnectionLost | OSError):
                 host, port = self._address
                 opening.failure = f"cannot connect to {host}:{port}: {error}"
-                raise ConnectFailed(opening.failure, timed_out=trio.current_time() >= deadline) from error
+                opening.timed_out = trio.current_time() >= deadline
+                raise ConnectFailed(opening.failure, timed_out=opening.timed_out) from error
             raise
         finally:
             self._openings.remove(opening)
@@ -255,9 +257,13 @@ class Http2Pool:
             else:
                 connection.doubt(why)
 
+    def drop_all(self, why: str) -> None:
+        """Close every connection; exchanges under way are told. Whoever asks next gets a new one."""
+        for connection in list(self._all):
+            connection.lose(why)
+
     def close(self) -> None:
         """Close everything; exchanges under way are told. The pool opens no more."""
         self._closed = True
-        for connection in list(self._all):
-            connection.lose("its pool was closed")
+        self.drop_all("its pool was closed")
         self._freed.unpark_all()

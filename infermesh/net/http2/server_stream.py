@@ -139,14 +139,15 @@ class Http2ServerStream(Http2Stream):
         """In a task of the connection's nursery. What a call raises ends this stream only."""
         scope = self.scope
         assert scope is not None
-        with scope:
-            try:
+        try:
+            with scope:
                 while self._calls:
                     await self._calls.popleft()()
-            except ConnectionLost:
-                self.reset(ErrorCode.CANCEL)  # Somebody it depends on has gone, unless it was its own client.
-            except Exception as error:  # noqa: BLE001 - one stream's defect; the connection lives on.
-                self.crashed(error)
+        except ConnectionLost:
+            self.reset(ErrorCode.CANCEL)  # Somebody it depends on has gone, unless it was its own client.
+        except Exception as error:  # noqa: BLE001 - one stream's defect; the connection lives on.
+            # Around the scope: what failed in a nursery while that was cancelled comes in a group with Cancelled.
+            self.crashed(error)
         self._running = False
         if scope.cancelled_caught:
             self.reset(ErrorCode.CANCEL)

@@ -35,7 +35,6 @@ _CODES: Final = {
     504: Code.DEADLINE_EXCEEDED,
     508: Code.FAILED_PRECONDITION,
 }
-_FAILED: Final = 0  # `framing` of an answer without messages.
 
 
 class GrpcWriter:
@@ -43,29 +42,30 @@ class GrpcWriter:
 
     def status_of(self, up: Upstream, head: ResponseHead) -> int:
         assert isinstance(up, Http2UpstreamStream)
-        ending = up.trailers or (head.fields if head.framing == _FAILED else ())
+        ending = head.fields if up.head_only else up.trailers
         for name, value in ending:
             if name == b"grpc-status":
                 return 200 if value == b"0" else http_of(parse_code(value))
         if head.status != 200:
             return http_of(from_http(head.status))
-        return 500 if ending else 200  # An end without a status is no success.
+        return 500 if up.received_end else 200  # An end without a status is no success.
 
     def interim(self, asker: Asker, head: ResponseHead) -> None:
         pass  # gRPC has none.
 
     def begin(self, run: Run, up: Upstream, head: ResponseHead, lines: list[bytes]) -> None:
         stream = _stream(run.asker)
-        if head.status != 200 and head.value(b"grpc-status") is None:
+        assert isinstance(up, Http2UpstreamStream)
+        if (head.status != 200 or up.head_only) and head.value(b"grpc-status") is None:
             # Whatever answered there speaks no gRPC; its client does.
-            status = GrpcStatus(
-                from_http(head.status), f"{run.attempts[-1].destination.node}: HTTP status {head.status}"
-            )
+            assert run.winner is not None
+            text = f"{run.winner.destination.node}: HTTP status {head.status} and no grpc-status"
+            status = GrpcStatus(from_http(head.status), text)
             fields = [*trailers_only_fields(status), *map(_field_of, lines)]
             stream.send_head(fields, end=True)
         else:
             fields = [(b":status", b"%d" % head.status), *client_fields(head, lines)]
-            stream.send_head(fields, end=head.framing == _FAILED)
+            stream.send_head(fields, end=up.head_only)
         if not run.ended:  # The client may be gone at the first word.
             up.read_body()
 

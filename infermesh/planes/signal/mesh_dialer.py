@@ -1,7 +1,8 @@
 """How a router reaches one peer's state: gRPC over mutual TLS to its mesh port, on one connection.
 
 Who answers there is checked before a byte is sent (`net.peer_tls`). The stream of states and the pings that measure
-the round trip share the connection, which does not outlive the certificate that it was admitted with.
+the round trip share the connection, which outlives neither its stream nor the certificate that it was admitted with:
+a stream that ended by silence may have ended with its connection, which would never say so.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 import trio
 
 from infermesh.core.model.nodes import NodeRecord
-from infermesh.net.grpc.client import Channel
+from infermesh.net.grpc.client import Channel, ChannelConfig
 from infermesh.net.http2.endpoint import EndpointTimes
 from infermesh.net.http2.pool import Http2Pool
 from infermesh.net.pool import ConnectFailed, PoolLimits, Secure
@@ -21,6 +22,7 @@ from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
 from wire.grpc import Code, RpcError
 from wire.grpc.service import CallOptions, ClientCall
+from wire.limits import STATE_MESSAGE_BYTES_MAX
 from wire.proto.infermesh.state.v1 import state_pb2
 from wire.proto.infermesh.state.v1.state_grpc import StateServiceStub
 
@@ -87,7 +89,8 @@ class MeshDialer:
         # Whether the peer is there is for liveness to say, by the silence of its stream: no pings of HTTP/2 as well.
         times = EndpointTimes(idle_timeout_s=_IDLE_S, ping_after_s=_IDLE_S)
         self._pool = Http2Pool(address, reactor, timers, limits=limits, secure=secure, times=times)
-        self._stub = StateServiceStub(Channel(self._pool, authority=self._address, secure=True))
+        config = ChannelConfig(message_bytes_max=STATE_MESSAGE_BYTES_MAX)
+        self._stub = StateServiceStub(Channel(self._pool, authority=self._address, secure=True, config=config))
 
     @contextlib.asynccontextmanager
     async def subscribe(self, start: state_pb2.SubscribeStart) -> AsyncIterator[StateStream]:
@@ -101,13 +104,16 @@ class MeshDialer:
         tls = reached.connection.tls
         assert tls is not None
         reached.release()
-        with trio.move_on_at(tls.retire_at) as lifetime:
-            try:
-                async with self._stub.subscribe() as call:
-                    await call.send(state_pb2.SubscribeRequest(start=start))
-                    yield StateStream(call, connect_s)
-            except RpcError as error:
-                raise StreamEnded(str(error)) from error
+        try:
+            with trio.move_on_at(tls.retire_at) as lifetime:
+                try:
+                    async with self._stub.subscribe() as call:
+                        await call.send(state_pb2.SubscribeRequest(start=start))
+                        yield StateStream(call, connect_s)
+                except RpcError as error:
+                    raise StreamEnded(str(error)) from error
+        finally:
+            self._pool.drop_all("its state stream has ended")
         if lifetime.cancelled_caught:
             raise StreamEnded(f"{self._address}: the peer's certificate has expired under the connection")
 

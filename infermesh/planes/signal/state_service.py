@@ -6,6 +6,7 @@ identity: whoever holds its key is it. What it reports is taken over like the st
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from infermesh.core.model.state import GpuState, ModelState
 from infermesh.planes.signal.codec import read_gpu_state, read_model_state
 from infermesh.planes.signal.publisher import Publisher, SubscriberStalled, TooManySubscribers
 from wire.errors import RemoteProtocolError
-from wire.grpc import Code
+from wire.grpc import Code, RpcError
 from wire.grpc.service import Receiver, Sender, ServerContext
 from wire.proto.infermesh.state.v1 import state_pb2 as pb
 from wire.proto.infermesh.state.v1.state_grpc import StateServiceBase
@@ -108,6 +109,7 @@ class StateService(StateServiceBase):
 
 async def _take_acks(requests: Receiver[pb.SubscribeRequest], stream: trio.CancelScope) -> None:
     """Read what the subscriber says until it has said all: then it wants no more."""
-    async for _ in requests:
-        pass  # That it took a position over is for it to remember; nothing here is kept for it.
+    with contextlib.suppress(RpcError):  # The call is over already, and whoever ended it knows why.
+        async for _ in requests:
+            pass  # That it took a position over is for it to remember; nothing here is kept for it.
     stream.cancel()

@@ -27,6 +27,9 @@ class Port:
     echoes: bool = True
     """The answer to an unknown path says which it was: so a test sees how a field block was read."""
 
+    patience_s: float = ANSWER_S
+    """Of a peer, for whatever it waits for."""
+
     @property
     def scheme(self) -> bytes:
         return b"https" if self.tls is not None else b"http"
@@ -47,7 +50,7 @@ class Port:
         return stream
 
     @asynccontextmanager
-    async def peer(self, *, patience_s: float = ANSWER_S) -> AsyncIterator[RawPeer]:
+    async def peer(self, *, patience_s: float | None = None) -> AsyncIterator[RawPeer]:
         """A connected peer that has said nothing yet."""
         stream = await self.dial()
         try:
@@ -57,7 +60,7 @@ class Port:
                 authority=self.authority,
                 path=self.path,
                 status=self.status,
-                patience_s=patience_s,
+                patience_s=self.patience_s if patience_s is None else patience_s,
             )
         finally:
             await trio.aclose_forcefully(stream)

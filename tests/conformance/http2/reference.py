@@ -42,6 +42,10 @@ OTHERWISE: Final[dict[str, str]] = {
     "test_a_host_that_is_another_than_the_authority_is_malformed": _LENIENT,
     "test_a_connect_to_somewhere_else_is_not_done": "its right: it waits for the end of the request first",
     "test_stream_identifiers_only_grow": "its fault: it ignores a stream that was passed over (section 5.1.1)",
+    "test_after_the_last_stream_identifier_there_is_no_further_stream": "its fault: as the one before",
+    "test_a_bad_setting_that_a_later_one_would_replace_ends_the_connection": (
+        "its fault: it looks at the last value only (section 6.5.3)"
+    ),
     "test_a_stream_that_was_passed_over_takes_no_data": "its fault: it ignores that data (section 5.1)",
 }
 """Tests that nghttpd fails, and why that is its right or its fault. Name of the test, or with its parameters."""
@@ -63,7 +67,7 @@ def nghttpd(folder: Path) -> Iterator[Port]:
     try:
         wait_until("nghttpd listens", lambda: process.poll() is not None or _listens(number))
         assert process.poll() is None, "nghttpd ended at once"
-        yield Port(name="nghttpd", number=number, path=b"/index.html", echoes=False)
+        yield Port(name="nghttpd", number=number, path=b"/index.html", echoes=False, patience_s=1.0)
     finally:
         process.terminate()
         process.wait(_STOP_S)

@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 import trio
+import trio.testing
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import DESCRIPTOR, BytesValue, StringValue
@@ -19,6 +20,7 @@ from infermesh.net.grpc.server_call import GrpcLimits
 from infermesh.testing.grpc_echo import CHAT, COUNT, FAIL, JOIN, SAY, EchoService
 from infermesh.testing.grpc_node import NodeShape
 from infermesh.testing.recorded_log import RecordedLog
+from infermesh.testing.waiting import wait_until
 from tests.net.grpc.asking import pair, value
 from wire.grpc import Code, Encoding, Metadata, RpcError
 from wire.grpc.details import decode_details
@@ -27,6 +29,7 @@ from wire.grpc.service import (
     CallOptions,
     Method,
     Peer,
+    Receiver,
     Sender,
     ServerContext,
     StreamStream,
@@ -37,19 +40,23 @@ from wire.grpc.service import (
 ONE: Final = Method("/test.One/Do", BytesValue, BytesValue)
 MANY: Final = Method("/test.One/Pour", BytesValue, BytesValue, server_streaming=True)
 
+TALK: Final = Method("/test.One/Talk", BytesValue, BytesValue, client_streaming=True, server_streaming=True)
+
 Do = Callable[[BytesValue, ServerContext], Awaitable[BytesValue] | BytesValue]
 Pour = Callable[[BytesValue, Sender[BytesValue], ServerContext], Awaitable[None]]
+Talk = Callable[[Receiver[BytesValue], Sender[BytesValue], ServerContext], Awaitable[None]]
 
 
 class One:
-    """A service of one method, or two, made of functions."""
+    """A service of one method, or some, made of functions."""
 
     name: Final = "test.One"
     file: Final[FileDescriptor] = DESCRIPTOR
 
-    def __init__(self, do: Do | None = None, pour: Pour | None = None) -> None:
+    def __init__(self, do: Do | None = None, pour: Pour | None = None, talk: Talk | None = None) -> None:
         self._do = do
         self._pour = pour
+        self._talk = talk
 
     def routes(self) -> tuple[AnyRoute, ...]:
         routes: list[AnyRoute] = []
@@ -57,6 +64,8 @@ class One:
             routes.append(UnaryUnary(ONE, self._do))
         if self._pour is not None:
             routes.append(UnaryStream(MANY, self._pour))
+        if self._talk is not None:
+            routes.append(StreamStream(TALK, self._talk))
         return tuple(routes)
 
 
@@ -150,6 +159,37 @@ async def test_a_method_may_abort_with_details_also_from_a_nursery_of_its_own() 
     details = decode_details(error.details)
     assert details is not None
     assert len(details.details) == 1
+
+
+@pytest.mark.parametrize("whole_connection", [False, True])
+async def test_a_method_whose_nursery_receives_ends_quietly_when_its_client_goes(*, whole_connection: bool) -> None:
+    """One of its tasks is cancelled and another is told by `receive` that the call is over, in the same turn."""
+    ended: list[BaseException] = []
+
+    async def talk(requests: Receiver[BytesValue], responses: Sender[BytesValue], context: ServerContext) -> None:
+        async def receive() -> None:
+            async for _ in requests:
+                pass
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                await responses.send(value(b"begun"))
+                await trio.sleep_forever()
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    async with pair(only=[One(talk=talk)]) as both:
+        async with both.channel.stream(TALK) as call:
+            await call.receive()
+            [connection] = both.node.connections
+            if whole_connection:
+                both.channel.close()
+        await wait_until(lambda: ended, "the method has ended")
+        await trio.testing.wait_all_tasks_blocked()
+        assert [name for name, _ in both.node.log.events] == []
+        assert (connection in both.node.connections) is not whole_connection
 
 
 async def test_two_errors_at_once_are_a_defect_and_not_the_first_of_them() -> None:

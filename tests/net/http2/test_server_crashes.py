@@ -215,3 +215,36 @@ async def test_a_defect_in_the_machine_ends_that_connection_only() -> None:
         assert (await bystander.fetch("GET", "/")).status == 200
         assert [type(error) for error in served.running.crashes] == [Defect]
         served.running.crashes.clear()
+
+
+async def test_a_defect_beside_the_cancellation_of_a_nursery_ends_its_stream_only() -> None:
+    """Such a one comes in a group with Cancelled, which is no Exception while its scope is inside."""
+
+    def answer(stream: Http2ServerStream, request: Request) -> SlowCall | None:
+        if stream.head.path != b"/broken":
+            stream.respond(200, [], b"other")
+            return None
+
+        async def fails_when_cancelled() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                broken()
+
+        async def call() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                nursery.start_soon(fails_when_cancelled)
+
+        return call
+
+    async with serving(answer) as served, await H2Client.dial(served.address) as client:
+        other = await client.ask("POST", "/other", b"begun", end=False)
+        stream_id = await client.ask("POST", "/broken")
+        await served.wait_until(lambda: any(stream.scope is not None for stream in served.streams))
+        await client.reset(stream_id)
+        await served.wait_until(lambda: bool(served.running.crashes))
+        await _everything_else_lives(served, client, other)
+        [group] = served.running.crashes
+        assert isinstance(group, ExceptionGroup)
+        served.running.crashes.clear()

@@ -209,6 +209,31 @@ async def test_many_small_frames_are_read_in_turns_and_all_of_them() -> None:
         assert await client.read() == Frame(PONG, b"p")
 
 
+class Faulty:
+    def on_message(self, data: bytes, *, text: bool) -> None:
+        raise RuntimeError("a defect")
+
+    def on_closing(self, code: int, reason: str) -> None:
+        raise RuntimeError("another")
+
+
+@pytest.mark.parametrize("ending", ["a message", "no word"])
+async def test_a_defect_of_a_reader_ends_its_websocket_and_nothing_else(ending: str) -> None:
+    async with echoing() as server, await opened(server) as bystander:
+        async with await opened(server) as client:
+            server.open[1].reader = Faulty()
+            if ending == "a message":
+                await client.say(TEXT, b"x")
+                closing = (await client.read_all())[-1]
+                assert closing is not None
+                assert closing.close_code == 1011
+        await wait_until(lambda: len(server.crashes) == (2 if ending == "a message" else 1), "the defects are told")
+        server.crashes.clear()
+        server.closings.append((0, "of the faulty one"))
+        await bystander.say(TEXT, b"y")
+        assert await bystander.read() == Frame(TEXT, b"y")
+
+
 def _narrow(client: RawWebSocket) -> None:
     """The client's kernel takes little, so that what it does not read waits with us."""
     assert isinstance(client.stream, trio.SocketStream)

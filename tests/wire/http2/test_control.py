@@ -14,6 +14,7 @@ from tests.wire.http2.raw_peer import (
     OK,
     PING,
     POST,
+    PREFACE,
     PRIORITY,
     PUSH_PROMISE,
     RST_STREAM,
@@ -23,6 +24,7 @@ from tests.wire.http2.raw_peer import (
     Verdict,
     asking,
     block,
+    config,
     content,
     frame,
     frames_of,
@@ -36,7 +38,15 @@ from tests.wire.http2.raw_peer import (
     taken,
     window_update,
 )
-from wire.http2 import ErrorCode, GoawayReceived, PingAcked, SettingsReceived, StreamReset
+from wire.http2 import (
+    ErrorCode,
+    GoawayReceived,
+    Http2Connection,
+    PingAcked,
+    Role,
+    SettingsReceived,
+    StreamReset,
+)
 
 PROTOCOL: Verdict = ("connection", ErrorCode.PROTOCOL_ERROR)
 SIZE: Verdict = ("connection", ErrorCode.FRAME_SIZE_ERROR)
@@ -292,3 +302,18 @@ def test_a_larger_initial_window_cannot_lift_a_stream_over_the_maximum() -> None
 
 def test_an_ack_of_settings_that_were_not_sent_changes_nothing() -> None:
     assert judge(serving(), SETTINGS_ACK * 3) == (FINE, [])
+
+
+def test_until_our_settings_are_acknowledged_a_stream_may_use_the_default_window() -> None:
+    connection = Http2Connection(config(Role.SERVER, window_bytes=10), 0.0)
+    connection.start()
+    connection.receive(PREFACE + settings() + head(1, POST, end=False) + head(3, POST, end=False), 0.0)
+    take_all(connection)
+    assert judge(connection, content(1, bytes(16_000)))[0] == FINE
+    # From the ACK on the window of an open stream is what it has used less: -15,990, and 10.
+    connection.receive(SETTINGS_ACK, 0.0)
+    assert judge(connection, content(3, bytes(10)))[0] == FINE
+    assert judge(connection, content(3, b"x"))[0] == ("stream", 3, ErrorCode.FLOW_CONTROL_ERROR)
+    connection.credit(1, 15_999)
+    assert judge(connection, content(1, bytes(9)))[0] == FINE
+    assert judge(connection, content(1, b"x"))[0] == ("stream", 1, ErrorCode.FLOW_CONTROL_ERROR)

@@ -407,3 +407,20 @@ def test_the_smallest_windows_are_given_back_at_once(window: int) -> None:
         connection.receive(content(1, bytes(window)), 0.0)
         connection.credit(1, window)
         assert sum(int.from_bytes(found.payload, "big") for found in taken(connection, 8)) == window
+
+
+def test_content_that_is_a_fault_of_its_stream_is_credited_to_the_connection() -> None:
+    connection = serving(window_bytes=65_535, connection_window_bytes=65_535)
+    connection.receive(head(1, [*POST, (b"content-length", b"1")], end=False) + head(3), 0.0)
+    take_all(connection)
+    connection.receive(content(1, bytes(16_384)) + content(3, bytes(16_384)), 0.0)
+    (update,) = taken(connection, 8)
+    assert (update.stream_id, update.payload) == (0, (32_768).to_bytes(4, "big"))
+
+
+def test_a_stream_whose_peer_has_ended_is_not_widened() -> None:
+    connection = serving(window_bytes=20_000)
+    connection.receive(head(1, POST, end=False) + content(1, bytes(16_384), end=True), 0.0)
+    take_all(connection)
+    connection.credit(1, 16_384)
+    assert taken(connection, 8) == []

@@ -194,3 +194,19 @@ def test_stalled_streams_count_as_resets_for_the_peers_fault() -> None:
     assert isinstance(last, ConnectionEnded)
     assert last.reason == "own_resets"
     assert len(resets) == 101
+
+
+def test_stalls_long_ago_count_no_longer() -> None:
+    connection = waiting(window=0)
+    now = 100.0
+    for number in range(1, 5):
+        for stream_id in range(200 * number + 1, 200 * number + 121, 2):
+            connection.receive(head(stream_id), now)
+            connection.send_headers(stream_id, OK)
+            connection.send_data(stream_id, b"x")
+        take_all(connection)
+        connection.on_wake(now)
+        assert not any(isinstance(event, ConnectionEnded) for event in connection.on_wake(now + 30.0))
+        take_all(connection)
+        now += 90.0
+    assert connection.streams_open == 0

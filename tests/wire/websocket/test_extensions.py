@@ -41,7 +41,7 @@ def test_an_empty_list_offers_nothing(value: bytes) -> None:
     ],
 )
 def test_what_is_no_list_is_refused(value: bytes) -> None:
-    with pytest.raises(ValueError, match="due|no value"):
+    with pytest.raises(ValueError, match=r"due|no value"):
         parsed(value)
 
 

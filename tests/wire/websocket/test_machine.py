@@ -109,7 +109,7 @@ def test_how_bytes_are_split_makes_no_difference(size: int, lengths: list[int]) 
 
 
 @given(st.binary(max_size=200), st.booleans())
-def test_any_bytes_give_events_and_never_raise(data: bytes, deflate: bool) -> None:  # noqa: FBT001
+def test_any_bytes_give_events_and_never_raise(data: bytes, deflate: bool) -> None:
     ws = machine(50, deflate=deflate)
     for event in receive(ws, data):
         if isinstance(event, MessageReceived):
@@ -251,6 +251,26 @@ def test_only_the_first_frame_of_a_message_says_that_it_is_compressed(frames: li
 def test_a_bomb_is_cut_while_it_inflates() -> None:
     bomb = deflated(bytes(64 << 20))
     assert failure(machine(1 << 20, deflate=True), client_frame(BINARY, bomb, rsv=4)) == CloseCode.TOO_BIG
+
+
+def calls_for(ws: WebSocketMachine, data: bytes) -> list[int]:
+    """The number of events of each call."""
+    counts = [len(ws.receive(data, 0.0))]
+    while ws.unread:
+        counts.append(len(ws.receive(b"", 0.0)))
+    return counts
+
+
+def test_what_inflates_much_is_read_a_share_at_a_time() -> None:
+    frames = client_frame(BINARY, deflated(bytes(1 << 20)), rsv=4) * 30
+    assert len(frames) < 65_536
+    counts = calls_for(machine(16 << 20, deflate=True), frames)
+    assert sum(counts) == 30
+    assert max(counts) <= 2
+    one = client_frame(BINARY, deflated(bytes(15 << 20)), rsv=4)
+    counts = calls_for(machine(16 << 20, deflate=True), one)
+    assert sum(counts) == 1
+    assert len(counts) >= 4
 
 
 def test_exactly_the_limit_may_come_out_of_a_message_that_deflating_made_longer() -> None:

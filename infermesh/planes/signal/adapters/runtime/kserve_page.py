@@ -9,7 +9,6 @@ what a streaming model is judged by. Names: Triton 2.51 (capture in tests/fixtur
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -101,11 +100,11 @@ def _sums(found: Mapping[str, Sequence[Sample]], series: _Series) -> dict[str, f
     sums: dict[str, float] = {}
     for sample in found[series.name]:
         # Written so that NaN is refused too.
-        if not 0.0 <= sample.value < math.inf:
+        if not 0.0 <= sample.value <= TOTAL_MAX:
             raise MetricsTextError(f"{series.name} is {sample.value}, which no request count or total can be")
         name = sample.label(series.label)
         if name:
-            sums[name] = sums.get(name, 0.0) + min(sample.value, TOTAL_MAX) * series.scale
+            sums[name] = sums.get(name, 0.0) + sample.value * series.scale
     return sums
 
 

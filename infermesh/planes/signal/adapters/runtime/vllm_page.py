@@ -106,10 +106,10 @@ def _sums(signal: str, samples: Sequence[Sample]) -> dict[str, float]:
     sums: dict[str, float] = {}
     for sample in samples:
         # Written so that NaN is refused too.
-        if not 0.0 <= sample.value < math.inf:
+        if not 0.0 <= sample.value <= TOTAL_MAX:
             raise MetricsTextError(f"{NAMES[signal][0]} is {sample.value}, which no request count or total can be")
         name = sample.label("model_name")
-        sums[name] = sums.get(name, 0.0) + min(sample.value, TOTAL_MAX)
+        sums[name] = sums.get(name, 0.0) + sample.value
     return sums
 
 
