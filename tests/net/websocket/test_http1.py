@@ -264,6 +264,31 @@ async def test_pings_of_a_client_that_does_not_read_fill_no_memory_and_the_last_
         assert await client.read() == Frame(PONG, b"last")
 
 
+class Source:
+    """Where what is sent comes from; it counts how often it was stopped and let go."""
+
+    def __init__(self) -> None:
+        self.paused = self.resumed = 0
+
+    def pause(self) -> None:
+        self.paused += 1
+
+    def resume(self) -> None:
+        self.resumed += 1
+
+
+async def test_a_source_is_paused_while_the_client_takes_no_more() -> None:
+    async with echoing() as server, await opened(server) as client:
+        source, sent = Source(), 0
+        while not source.paused:
+            server.open[0].send_texts([b"x" * 10_000] * 4, source)
+            sent += 4
+        assert source.resumed == 0
+        for _ in range(sent):
+            assert await client.read() == Frame(TEXT, b"x" * 10_000)
+        await wait_until(lambda: source.resumed == 1, "the source goes on")
+
+
 async def test_a_client_that_takes_no_output_is_cut_off() -> None:
     async with echoing(WebSocketConfig(send_timeout_s=0.2)) as server, await opened(server) as client:
         _narrow(client)

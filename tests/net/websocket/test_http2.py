@@ -103,6 +103,34 @@ async def test_a_message_of_many_windows_comes_back() -> None:
         assert await frames_of(client, stream, 1) == [Frame(BINARY, message)]
 
 
+class Source:
+    def __init__(self) -> None:
+        self.paused = self.resumed = 0
+
+    def pause(self) -> None:
+        self.paused += 1
+
+    def resume(self) -> None:
+        self.resumed += 1
+
+
+async def test_a_source_is_paused_while_the_stream_has_no_window() -> None:
+    async with echoing() as server, await H2Client.dial(server.address, credits=False) as client:
+        stream = await opened(client)
+        source, sent = Source(), 0
+        while not source.paused:
+            server.open[0].send_texts([b"x" * 10_000] * 4, source)
+            sent += 4
+        await client.read_until(lambda: len(stream.body) == 65_535)
+        assert source.resumed == 0
+        client.credits = True
+        client.machine.increment_flow_control_window(1 << 20)
+        client.machine.increment_flow_control_window(1 << 20, stream.stream_id)
+        await client.flush()
+        assert await frames_of(client, stream, sent) == [Frame(TEXT, b"x" * 10_000)] * sent
+        assert source.resumed == 1
+
+
 async def test_a_fault_is_told_by_its_close_code_and_the_connection_lives() -> None:
     async with echoing() as server, await H2Client.dial(server.address) as client:
         stream = await opened(client)

@@ -82,7 +82,7 @@ async def test_fields_of_ours_do_not_come_from_a_runtime() -> None:
     ],
 )
 @pytest.mark.parametrize("alone", [True, False])
-async def test_a_status_is_passed_and_held_against_whom_it_belongs_to(
+async def test_a_status_passes_and_is_held_against_whom_it_belongs_to(
     status: str, verdict: str, *, alone: bool
 ) -> None:
     end = [("grpc-status", status), ("grpc-message", "as told")]
@@ -130,7 +130,7 @@ async def test_a_call_that_breaks_off_is_never_ended_cleanly(code: int, messages
 
 
 async def test_an_answer_before_the_request_is_whole_ends_both() -> None:
-    """A runtime that has heard enough; what the client still says is thrown away, and it is told so without an error."""
+    """A runtime that has heard enough. What the client still says is thrown away, and it is told so without error."""
 
     async def script(peer: H2Peer) -> None:
         await request_on(peer, size=5)
