@@ -449,7 +449,7 @@ LIMITS: Final[tuple[Limit, ...]] = (
         "STATE_MESSAGE_BYTES_MAX",
         STATE_MESSAGE_BYTES_MAX,
         "bytes",
-        "one message of a state stream, without its length prefix",
+        "one message of a state stream, without its prefix",
         "the stream is closed and dialled again with back-off",
     ),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Hashable, Iterator, Sequence
+from typing import assert_never
 
 from google.protobuf.message import DecodeError
 
@@ -24,39 +25,43 @@ from infermesh.planes.signal.codec import (
     read_delta,
 )
 from wire.errors import RemoteProtocolError
-from wire.proto.delimited import DelimitedDecoder, encode_delimited
-from wire.proto.infermesh.state.v1 import state_pb2
+from wire.grpc import MessageReader, RpcError, encode_message
+from wire.grpc.framing import PLAIN
+from wire.proto.infermesh.state.v1.state_pb2 import StateDelta
 
 MESSAGE_BYTES_MAX = 1024  # The limit of the stream here, so that inputs of this size meet it.
 
 
 def read(pieces: Sequence[bytes]) -> tuple[bool, list[bytes], int]:
     """(refused, messages, bytes pending). One more message may come before the refusal if it is fed in pieces."""
-    decoder = DelimitedDecoder(message_bytes_max=MESSAGE_BYTES_MAX)
+    reader = MessageReader(message_bytes_max=MESSAGE_BYTES_MAX)
     messages: list[bytes] = []
     for piece in pieces:
         try:
-            messages += decoder.feed(piece)
-        except RemoteProtocolError:
+            found = reader.feed(piece)
+        except RpcError:
             return True, [], 0
-        demand(decoder.pending_bytes <= MESSAGE_BYTES_MAX + 5, "more kept than one message", decoder.pending_bytes)
-    return False, messages, decoder.pending_bytes
+        if any(flag != PLAIN for flag, _ in found):  # No compression is offered for state streams.
+            return True, [], 0
+        messages += [message for _, message in found]
+        demand(reader.pending_bytes <= MESSAGE_BYTES_MAX + 5, "more kept than one message", reader.pending_bytes)
+    return False, messages, reader.pending_bytes
 
 
 def check(data: bytes) -> Hashable:
     refused, messages, pending = agreed(data, read)
     if refused:
         return "refused"
-    joined = b"".join(encode_delimited(message) for message in messages)
-    demand(len(joined) + pending <= len(data), "more than came", len(joined), pending)
+    joined = b"".join(encode_message(message) for message in messages)
+    demand(len(joined) + pending == len(data), "bytes lost or made up", len(joined), pending)
     return frozenset(_decode(message) for message in messages), bool(pending)
 
 
 def _decode(message: bytes) -> str:
     try:
-        delta = read_delta(state_pb2.StateDelta.FromString(message))
+        delta = read_delta(StateDelta.FromString(message))
     except DecodeError:
-        return "no protobuf"  # Said by whoever carries the message.
+        return "no protobuf"
     except RemoteProtocolError:
         return "refused"
     if delta is None:
@@ -66,9 +71,8 @@ def _decode(message: bytes) -> str:
             demand(value.isprintable() and value, "a text that does not print", delta)
         elif isinstance(value, int | float):
             demand(math.isfinite(value) and value >= 0, "a number that is none", delta)
-    _, (again,), _ = read([_encoded(delta)])
-    read_again = read_delta(state_pb2.StateDelta.FromString(again))
-    demand(read_again == delta, "written again, another value", delta, read_again)
+    again = read_delta(StateDelta.FromString(_raw(delta)))
+    demand(again == delta, "written again, another value", delta, again)
     return type(delta).__name__
 
 
@@ -76,27 +80,32 @@ def _values(delta: Delta) -> list[object]:
     return [getattr(delta, name) for name in delta.__struct_fields__]
 
 
-def _encoded(delta: Delta) -> bytes:
-    message = state_pb2.StateDelta()
+def _raw(delta: Delta) -> bytes:
     match delta:
         case ModelState():
-            message.model_state.CopyFrom(model_state_message(delta))
+            said = StateDelta(model_state=model_state_message(delta), epoch=1732460000, position=7)
         case GpuState():
-            message.gpu_state.CopyFrom(gpu_state_message(delta))
+            said = StateDelta(gpu_state=gpu_state_message(delta), epoch=1732460000, position=8)
         case Heartbeat():
-            message.heartbeat.CopyFrom(heartbeat_message(delta))
-    return encode_delimited(message.SerializeToString())
+            said = StateDelta(heartbeat=heartbeat_message(delta), epoch=1732460000, position=8)
+        case _:
+            assert_never(delta)
+    return said.SerializeToString()
+
+
+def _frame(delta: Delta) -> bytes:
+    return encode_message(_raw(delta))
 
 
 def with_length(data: bytes, rng: random.Random) -> bytes:
     """One plain change inside a message, its length prefix made right again: else most changes stop there."""
-    decoder = DelimitedDecoder()
+    reader = MessageReader()
     try:
-        messages = decoder.feed(data)
-    except RemoteProtocolError:
+        messages = [message for _, message in reader.feed(data)]
+    except RpcError:
         messages = []
     if not messages:
-        return encode_delimited(data[:1000])
+        return encode_message(data[:1000])
     number = rng.randrange(len(messages))
     message = bytearray(messages[number])
     for _ in range(rng.randint(1, 3)):
@@ -108,7 +117,7 @@ def with_length(data: bytes, rng: random.Random) -> bytes:
         else:
             del message[at : at + rng.randint(1, 9)]
     messages[number] = bytes(message)
-    return b"".join(encode_delimited(each) for each in messages)
+    return b"".join(encode_message(each) for each in messages)
 
 
 _PIECES = (
@@ -160,18 +169,19 @@ def seeds() -> Iterator[bytes]:
         power_w=300.0,
     )
     beat = Heartbeat(sequence=9, sent_unix_s=1732460002.0)
-    yield _encoded(model)
-    yield _encoded(gpu)
-    yield _encoded(beat)
-    yield _encoded(beat) + _encoded(model) + _encoded(gpu)
-    yield encode_delimited(b"") + encode_delimited(b"\x3a\x02\x08\x01")
-    yield b"\xff\xff\xff\xff\xff\x01"
+    yield _frame(model)
+    yield _frame(gpu)
+    yield _frame(beat)
+    yield _frame(beat) + _frame(model) + _frame(gpu)
+    yield encode_message(b"") + encode_message(b"\x3a\x02\x08\x01")
+    yield b"\x00\xff\xff\xff\xff\x01"
+    yield b"\x01\x00\x00\x00\x01\x00"
 
 
 TARGET = Target(
     check=check,
     seeds=seeds,
-    covers=("wire.proto.delimited", "infermesh.planes.signal.codec"),
+    covers=("infermesh.planes.signal.codec",),
     words=_PIECES,
     mutate=with_length,
 )

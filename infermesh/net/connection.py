@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import outcome
-import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
 from infermesh.net.reactor import GONE, HALF_CLOSED, READ, WRITE, Reactor
@@ -42,7 +41,6 @@ class Connection:
     __slots__ = (
         "_admit",
         "_backlog",
-        "_drained",
         "_recv",
         "_send",
         "_source",
@@ -87,7 +85,6 @@ class Connection:
         self._backlog: bytearray | None = None
         self._source: Connection | None = None
         self._waiter: Task | None = None
-        self._drained: trio.Event | None = None
         self._admit: Callable[[TlsSession], None] = _admit_nobody
         if predecessor is None:
             reactor.add(self, self.mask)
@@ -230,14 +227,6 @@ class Connection:
         """Bytes of output that wait for the peer, wherever they are kept."""
         return self.backlog_len
 
-    async def drain(self) -> None:
-        """Wait until the backlog is below its high mark. Raises ConnectionLost when it never will be."""
-        while not self.closed and self.backlog_len > BACKLOG_HIGH_BYTES:
-            self._drained = trio.Event()
-            await self._drained.wait()
-        if self.closed:
-            raise ConnectionLost("closed while sending")
-
     def _flush(self) -> None:
         backlog = self._backlog
         if backlog is None:
@@ -258,8 +247,6 @@ class Connection:
             self.on_flushed()
         else:
             del backlog[:sent]
-        if self._drained is not None and self.backlog_len <= BACKLOG_HIGH_BYTES:
-            self._drained.set()
 
     def on_flushed(self) -> None:
         """The backlog is gone."""
@@ -387,6 +374,4 @@ class Connection:
         self._backlog = None
         self._admit = _admit_nobody  # It may know of us: without this the TLS session waits for the collector.
         self._release_source()
-        if self._drained is not None:
-            self._drained.set()
         self.wake(outcome.Error(error or ConnectionLost("closed here")))

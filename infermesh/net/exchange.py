@@ -10,19 +10,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import ssl
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypedDict, cast
+from collections.abc import Iterator, Sequence
+from typing import Final, TypedDict
 from urllib.parse import urlsplit
 
 import h11
 import msgspec
 import trio
 
-from infermesh.net.tls import Handshaken
 from wire.limits import HTTP1_HEAD_BYTES_MAX, HTTP1_INTERIM_RESPONSES_MAX
 
 Headers = Sequence[tuple[bytes, bytes]]
-PeerCheck = Callable[[Handshaken], None]
 
 _RECEIVE_BYTES: Final = 65_536
 
@@ -89,9 +87,7 @@ def parse_url(url: str) -> Place:
 class Connection:
     """One connection and its h11 machine. Raises what trio, ssl and h11 raise; callers translate."""
 
-    def __init__(self, stream: trio.abc.Stream, peer_certificate: bytes | None, connect_s: float) -> None:
-        self.peer_certificate: Final = peer_certificate
-        self.connect_s: Final = connect_s
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self.answer_begun = False
         self._stream = stream
         self._machine = _new_machine()
@@ -169,14 +165,10 @@ class Connection:
             self._machine.receive_data(bytes(piece))
 
 
-async def connect(place: Place, tls: ssl.SSLContext | None, check_peer: PeerCheck | None) -> Connection:
-    assert place.secure or check_peer is None, "a peer on plain TCP proves nothing; use https"
+async def connect(place: Place, tls: ssl.SSLContext | None) -> Connection:
     if place.secure and tls is None:
         tls = ssl.create_default_context()
-    began = trio.current_time()
     stream: trio.abc.Stream = await trio.open_tcp_stream(place.host, place.port)
-    connect_s = trio.current_time() - began
-    certificate: bytes | None = None
     try:
         if place.secure:
             assert tls is not None
@@ -184,14 +176,10 @@ async def connect(place: Place, tls: ssl.SSLContext | None, check_peer: PeerChec
             secured = trio.SSLStream(stream, tls, server_hostname=place.host, https_compatible=True)
             stream = secured
             await secured.do_handshake()
-            certificate = secured.getpeercert(True)
-            if check_peer is not None:
-                # trio forwards the methods of the SSLObject without declaring them.
-                check_peer(cast(Handshaken, secured))
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
-    return Connection(stream, certificate, connect_s)
+    return Connection(stream)
 
 
 def _new_machine() -> h11.Connection:

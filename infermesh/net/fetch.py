@@ -3,19 +3,15 @@
 h11 over trio streams: right before fast, about 0.3 ms of CPU a request. Not for inference traffic, which the
 reactor relays. No redirects, cookies, compression or proxies: what answers must be the server itself.
 
-`fetch` is one exchange, `HttpClient` keeps one connection to one server for a poller, `open_stream` reads a
-long answer piece by piece. Every wait is under a deadline that the caller names, every answer under a size
-that the caller names, and everything that can go wrong is one plain FetchError. `check_peer` sees the
-finished TLS handshake before the first byte of the request is sent; what it raises reaches the caller as it
-is.
+`fetch` is one exchange, `HttpClient` keeps one connection to one server for a poller. Every wait is under a deadline
+that the caller names, every answer under a size that the caller names, and everything that can go wrong is one plain
+FetchError.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ssl
-from collections.abc import AsyncIterator
-from typing import Final, Unpack
+from typing import Unpack
 
 import h11
 import msgspec
@@ -27,7 +23,6 @@ from infermesh.net.exchange import (
     FetchRefusedError,
     FetchTimeoutError,
     Headers,
-    PeerCheck,
     RequestOptions,
     connect,
     fields_of,
@@ -42,11 +37,8 @@ __all__ = [
     "FetchedResponse",
     "Headers",
     "HttpClient",
-    "PeerCheck",
     "RequestOptions",
-    "ResponseStream",
     "fetch",
-    "open_stream",
 ]
 
 
@@ -66,12 +58,11 @@ async def fetch(
     deadline_s: float,
     body_bytes_max: int,
     tls: ssl.SSLContext | None = None,
-    check_peer: PeerCheck | None = None,
     **request: Unpack[RequestOptions],
 ) -> FetchedResponse:
     """One exchange on its own connection. `deadline_s` covers all of it, from the name lookup on."""
     place = parse_url(url)
-    client = HttpClient(place.base_url, tls=tls, check_peer=check_peer)
+    client = HttpClient(place.base_url, tls=tls)
     try:
         return await client.request(place.path, deadline_s=deadline_s, body_bytes_max=body_bytes_max, **request)
     finally:
@@ -86,13 +77,10 @@ class HttpClient:
     the path of each request. The owner calls `aclose`.
     """
 
-    def __init__(
-        self, base_url: str, *, tls: ssl.SSLContext | None = None, check_peer: PeerCheck | None = None
-    ) -> None:
+    def __init__(self, base_url: str, *, tls: ssl.SSLContext | None = None) -> None:
         self._place = parse_url(base_url)
         self._prefix = self._place.path.rstrip("/")
         self._tls = tls
-        self._check_peer = check_peer
         self._connection: Connection | None = None
         self.connections_made = 0
         self._turn = trio.Lock()
@@ -122,7 +110,7 @@ class HttpClient:
             except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError):
                 if not may_repeat or kept.answer_begun:
                     raise
-        fresh = await connect(self._place, self._tls, self._check_peer)
+        fresh = await connect(self._place, self._tls)
         self.connections_made += 1
         return await self._exchange_on(fresh, path, body_bytes_max, request)
 
@@ -141,57 +129,3 @@ class HttpClient:
         else:
             await connection.aclose()
         return FetchedResponse(head.status_code, fields_of(head), body)
-
-
-class ResponseStream:
-    """The body of a long answer. `receive` gives the next piece, b"" at its regular end."""
-
-    def __init__(self, connection: Connection, head: h11.Response, what: str, stall_s: float) -> None:
-        self.status: Final[int] = head.status_code
-        self.headers: Final = fields_of(head)
-        self.peer_certificate: Final = connection.peer_certificate
-        self.connect_s: Final = connection.connect_s
-        self._connection = connection
-        self._what = what
-        self._stall_s = stall_s
-
-    async def receive(self) -> bytes:
-        with trio.move_on_after(self._stall_s), translated(self._what):
-            return await self._connection.read_piece()
-        raise FetchTimeoutError(f"{self._what}: nothing came for {self._stall_s:g} s")
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = await self.receive()
-        if not piece:
-            raise StopAsyncIteration
-        return piece
-
-
-@contextlib.asynccontextmanager
-async def open_stream(
-    url: str,
-    *,
-    head_deadline_s: float,
-    stall_s: float,
-    tls: ssl.SSLContext | None = None,
-    check_peer: PeerCheck | None = None,
-    **request: Unpack[RequestOptions],
-) -> AsyncIterator[ResponseStream]:
-    """A long answer. `head_deadline_s` covers everything up to its head, `stall_s` each wait for a piece."""
-    place = parse_url(url)
-    what = f"{request.get('method', 'GET')} {place.base_url}{place.path.partition('?')[0]}"
-    connection: Connection | None = None
-    try:
-        head: h11.Response | None = None
-        with trio.move_on_after(head_deadline_s), translated(what):
-            connection = await connect(place, tls, check_peer)
-            head = await connection.send(place, place.path, request)
-        if connection is None or head is None:
-            raise FetchTimeoutError(f"{what}: no answer within {head_deadline_s:g} s")
-        yield ResponseStream(connection, head, what, stall_s)
-    finally:
-        if connection is not None:
-            await connection.aclose()

@@ -20,8 +20,9 @@ from typing import Final, Protocol, TypeAlias
 import trio
 
 RESOLUTION_S: Final = 0.005
-# So many entries of ended objects may wait for their time before the heap is cleaned of them.
-_DEAD_MAX: Final = 10_000
+# So many entries of ended objects may wait for their time before the heap is cleaned of them: as many as leave the
+# processor's caches to others. Cleaning costs the same for each of them, however often it is done.
+_DEAD_MAX: Final = 500
 
 
 class Timed(Protocol):
@@ -47,7 +48,7 @@ class Timers:
         self._sleeps_until = math.inf
         self._dead = 0
         self.on_crash = on_crash
-        # trio's clock without two calls of trio around it: the request path reads it a dozen times.
+        # trio's clock without two calls of trio around it: the request path reads it often.
         self.now: Callable[[], float] = trio.lowlevel.current_clock().current_time
 
     def __len__(self) -> int:

@@ -25,6 +25,7 @@ from infermesh.core.model.targets import RoutingView
 from infermesh.core.routing.admission import Admission
 from infermesh.core.routing.budget import HedgeBudget, RetryBudget
 from infermesh.core.routing.router import Router
+from infermesh.net.body_budget import BodyBudget
 from infermesh.net.connection import Connection
 from infermesh.net.http2 import Http2ServerConnection
 from infermesh.net.listener import Listener, listen
@@ -137,7 +138,8 @@ class Node:
             rng=rng,
             log=self._log,
         )
-        self._ports = PortMakers(config, self._reactor, self._timers, self.telemetry.metrics, self._log)
+        self._bodies = BodyBudget(config.client.bodies_bytes_max)
+        self._ports = PortMakers(config, self._reactor, self._timers, self.telemetry.metrics, self._log, self._bodies)
         names = RequestNames(rng, config.tracing.sample_ratio)
         self.router = Router(routing_config(config), rng)
         self.frontend = self._make_frontend(names) if config.routes else None
@@ -275,7 +277,7 @@ class Node:
             busy=self._busy,
             attempts_max=config.retry.attempts_max,
             slo_s=config.routing.ttft_slo_ms / 1e3,
-            websockets=websocket_rules(config),
+            websockets=websocket_rules(config, self._bodies),
         )
 
     def _make_local(self, names: RequestNames) -> LocalPlane:

@@ -136,6 +136,7 @@ _ORDERS = (
     ("routing.stale_after_s", 1, "routing.forget_after_s"),
     ("admission.retry_after_min_s", 1, "admission.retry_after_max_s"),
     ("upstream.pool_idle_max", 1, "upstream.connections_max"),
+    ("client.body_bytes_max", 1, "client.bodies_bytes_max"),
 )
 
 

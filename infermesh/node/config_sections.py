@@ -116,6 +116,15 @@ class ClientSection(msgspec.Struct, frozen=True, kw_only=True):
     body_bytes_max: Annotated[
         int, Key(doc="Largest request body; beyond it 413.", unit="bytes", low=1024, high=1 << 30)
     ] = 16_777_216
+    bodies_bytes_max: Annotated[
+        int,
+        Key(
+            doc="Request bodies that all connections of this node keep together; beyond it 503.",
+            unit="bytes",
+            low=1024,
+            high=1 << 40,
+        ),
+    ] = 1_073_741_824
     connections_max: Annotated[
         int, Key(doc="Open client connections; further ones are closed at once.", low=1, high=1_000_000)
     ] = 10_000

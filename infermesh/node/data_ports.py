@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from infermesh.core.trust import PeerIdentity
+from infermesh.net.body_budget import BodyBudget
 from infermesh.net.http1 import ServerLimits
 from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
@@ -33,6 +34,7 @@ class PortMakers:
     timers: Timers
     metrics: Metrics
     log: Logger
+    bodies: BodyBudget
 
     def client(self, frontend: Frontend, services: OwnServices | None, client_tls: ssl.SSLContext | None) -> ClientPort:
         section = self.config.client
@@ -40,7 +42,7 @@ class PortMakers:
         streams = PortStreams(frontend.answer, HTTP2, calls=calls, services=services, sockets=frontend.websockets)
         context = client_tls
         return ClientPort(
-            self._parts(_limits(self.config)),
+            self._parts(_limits(self.config, self.bodies)),
             frontend.answer,
             streams,
             tls=(lambda: context) if context is not None else None,
@@ -63,7 +65,7 @@ class PortMakers:
             return PortStreams(answer, HTTP2_HOP, calls=calls, services=services, peer=peer)
 
         # Its heads are a client's and what a router adds, so the wire's own limit is theirs.
-        limits = replace(_limits(self.config), head_bytes_max=HTTP1_HEAD_BYTES_MAX)
+        limits = replace(_limits(self.config, self.bodies), head_bytes_max=HTTP1_HEAD_BYTES_MAX)
         return MeshPort(self._parts(limits), epoch=epoch, answer=answer, streams=streams)
 
     def _parts(self, limits: ServerLimits) -> PortParts:
@@ -77,7 +79,7 @@ class PortMakers:
         )
 
 
-def _limits(config: NodeConfig) -> ServerLimits:
+def _limits(config: NodeConfig, bodies: BodyBudget) -> ServerLimits:
     section = config.client
     return ServerLimits(
         head_bytes_max=section.head_bytes_max,
@@ -86,4 +88,5 @@ def _limits(config: NodeConfig) -> ServerLimits:
         body_timeout_s=section.body_timeout_s,
         idle_timeout_s=section.idle_timeout_s,
         send_timeout_s=section.send_timeout_s,
+        bodies=bodies,
     )

@@ -20,6 +20,7 @@ import trio
 
 from infermesh import __version__
 from infermesh.net.listener import ListenFailed
+from infermesh.net.steady_clock import SteadyClock
 from infermesh.node.assemble import Node, seeded_rng
 from infermesh.node.client_tls import load_client_tls
 from infermesh.node.config import ConfigError, NodeConfig, load_config
@@ -70,7 +71,7 @@ def _serve(config: NodeConfig, identity: Identity | None, client_tls: ssl.SSLCon
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     try:
-        trio.run(_run, config, identity, client_tls)
+        trio.run(_run, config, identity, client_tls, clock=SteadyClock())
     except ListenFailed as error:
         click.echo(f"meshd: {error}; change its listen key in the config, or stop what uses it", err=True)
         return 1

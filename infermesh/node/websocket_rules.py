@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from infermesh.net.body_budget import BodyBudget
 from infermesh.net.websocket import WebSocketConfig
 from infermesh.node.config_sections import NodeConfig
 from infermesh.planes.data.websockets import WebSocketRules
 from wire.websocket import DeflateConfig
 
 
-def websocket_rules(config: NodeConfig) -> WebSocketRules:
+def websocket_rules(config: NodeConfig, bodies: BodyBudget) -> WebSocketRules:
     """A message is a request's body, so `[client]` bounds it as it bounds the others."""
     client, section = config.client, config.websocket
     return WebSocketRules(
@@ -16,6 +17,7 @@ def websocket_rules(config: NodeConfig) -> WebSocketRules:
         origins=frozenset(origin.lower() for origin in section.origins),
         socket=WebSocketConfig(
             message_bytes_max=client.body_bytes_max,
+            bodies=bodies,
             message_timeout_s=client.body_timeout_s,
             ping_interval_s=section.ping_interval_s,
             ping_timeout_s=section.ping_timeout_s,

@@ -112,7 +112,7 @@ BAD_REQUESTS = CounterSpec(
     name="infermesh_bad_requests_total",
     help="Requests refused for what they are: malformed, smuggling, head_oversized, body_oversized, "
     "head_timed_out, body_timed_out, send_timed_out, not_json, unknown_model, unknown_path, truncated, expectation, "
-    "loop, websocket_handshake, flood, no_pong, other.",
+    "bodies_in_flight, loop, websocket_handshake, flood, no_pong, other.",
     labels=("port", "reason"),
 )
 INFERENCE_LATENCY = HistogramSpec(

@@ -29,6 +29,8 @@ FILES = (
     "planes/data/router_host.py",
     "planes/data/run.py",
     "planes/data/serving.py",
+    "planes/signal/publisher.py",
+    "planes/signal/state_service.py",
 )
 SITES = AwaitSites(FILES)
 
@@ -61,10 +63,15 @@ ACQUIRE = (
     "await self._open(min(deadline, trio.current_time() + self._limits.connect_timeout_s))"
 )
 DIALLING = (*OPENING, ACQUIRE, "net/pool.py: UpstreamPool._open: await dial(self._address, deadline)")
+SUBSCRIBER_ACKS = "planes/signal/state_service.py: _take_acks: async for requests"
+SUBSCRIBER_SENT = "planes/signal/publisher.py: Publisher._stream: await send(delta)"
+SUBSCRIBER_ANSWERED = "planes/signal/publisher.py: Publisher._stream: await changed.wait()"
 SUBSCRIBER = (
-    *MESH_TASK,
-    CALL,
-    "node/assemble.py: Node._answer_subscribe.stream: await self._publisher.serve(response)",
+    "planes/signal/state_service.py: StateService.subscribe: await self._publisher.serve(responses.send, start.start)",
+    (
+        "planes/signal/publisher.py: Publisher.serve: "
+        "await self._stream(send, start.resume_after if start.epoch == self.epoch else 0, stalled)"
+    ),
 )
 WAITING = (PARK, SERVE, *CLIENT_TASK)
 WEBSOCKET_WAITING = (PARK, "net/websocket/http1.py: WebSocketConnection.serve: await self.park()", *CLIENT_TASK)
@@ -101,11 +108,15 @@ ELSEWHERE = {
     "net/dial.py: _connect: await trio.lowlevel.checkpoint()": "tests/net/test_dial.py",
     "net/listener.py: Listener.run: await self._accept_some(nursery)": "tests/net/test_listener.py",
     "net/listener.py: Listener._accept_some: await trio.sleep(_NO_DESCRIPTORS_WAIT_S)": "tests/net/test_listener.py",
-    "net/connection.py: Connection.drain: await self._drained.wait()": "tests/net/http1/test_server_cancelled.py",
-    "net/http1/server.py: StreamedResponse.write: await self._connection.drain()": (
-        "tests/net/http1/test_server_cancelled.py"
+    "planes/signal/state_service.py: StateService.subscribe: async with trio.open_nursery()": (
+        "the subscriber's own end: tests/planes/signal/test_state_service.py"
     ),
-    "net/http1/server.py: StreamedResponse.finish: await trio.lowlevel.checkpoint()": (
-        "tests/net/http1/test_server_cancelled.py"
+    "planes/signal/state_service.py: StateService.subscribe: await requests.receive()": (
+        "it comes with the head: tests/planes/signal/test_state_service.py"
     ),
+    **{
+        f"planes/signal/state_service.py: StateService.{method}: {text}": "tests/planes/signal/test_state_service.py"
+        for method in ("report_model_state", "report_gpu_state")
+        for text in ("async for requests", "await responses.send(pb.StateAck(sequence=state.sequence))")
+    },
 }

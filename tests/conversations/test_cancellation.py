@@ -17,6 +17,7 @@ import trio
 
 from infermesh.emulator import EmulatorConfig
 from infermesh.net.http1 import ServerConnection
+from infermesh.net.http2 import Http2ServerConnection
 from infermesh.net.pool import HANDSHAKES_MAX
 from infermesh.net.websocket.http1 import WebSocketConnection
 from infermesh.testing.await_sites import ROOT, OnParked
@@ -42,6 +43,7 @@ from tests.conversations.cancellation_sites import (
     SHAKING_HANDS_ON_ACCEPT,
     SITES,
     SUBSCRIBER,
+    SUBSCRIBER_ACKS,
     WAITING,
     WAITING_AT_NODE,
     WEBSOCKET_OPENING,
@@ -200,19 +202,19 @@ ROWS = (
         when=lambda mesh: generated(mesh) >= 3 and requests(mesh) == 0,
         ways=(LEAVE, CANCEL, KILL, STOP),
     ),
-    Row(
-        name="answering a subscriber's head",
-        at=(*SUBSCRIBER, "net/http1/server.py: StreamedResponse.start: await trio.lowlevel.checkpoint()"),
-        traffic=resubscribed,
-        plan=RELAYED,
-        ways=(CUT, CANCEL, KILL),
-    ),
-    Row(
-        name="answering a subscriber",
-        at=(*SUBSCRIBER, "net/http1/server.py: StreamedResponse.write: await trio.lowlevel.checkpoint()"),
-        traffic=resubscribed,
-        plan=RELAYED,
-        ways=(CUT, CANCEL, KILL),
+    *(
+        Row(name=name, at=at, traffic=resubscribed, plan=RELAYED, ways=(CUT, CANCEL, KILL))
+        for name, at in (
+            (
+                "answering a subscriber",
+                (*SUBSCRIBER, "planes/signal/publisher.py: Publisher._stream: await send(delta)"),
+            ),
+            (
+                "answered a subscriber",
+                (*SUBSCRIBER, "planes/signal/publisher.py: Publisher._stream: await changed.wait()"),
+            ),
+            ("hearing a subscriber", (SUBSCRIBER_ACKS,)),
+        )
     ),
     Row(
         name="before a request on a WebSocket",
@@ -342,7 +344,7 @@ def act(cast: Cast, way: str, task: trio.lowlevel.Task, ended: list[MeshNode]) -
         case "network breaks":
             cast.mesh.relays[0].cut()
         case "scope is cancelled":
-            connection_of(task).scope.cancel()
+            scope_of(task).cancel()
         case "node is killed":
             ended.append(owner)
             owner.end()
@@ -362,6 +364,19 @@ def owner_of(mesh: Mesh, task: trio.lowlevel.Task) -> MeshNode:
             return kept[id(above)]
         above = above.parent_nursery.parent_task if above.parent_nursery is not None else None
     raise AssertionError(f"{task.name} is of no node")
+
+
+def scope_of(task: trio.lowlevel.Task) -> trio.CancelScope:
+    """Of the connection that it serves, or a stream of it, or a part of one."""
+    above: trio.lowlevel.Task | None = task
+    while above is not None:
+        for frame, _ in above.iter_await_frames():
+            for name in ("connection", "self"):
+                found = frame.f_locals.get(name)
+                if isinstance(found, ServerConnection | Http2ServerConnection):
+                    return found.scope
+        above = above.parent_nursery.parent_task if above.parent_nursery is not None else None
+    raise AssertionError(f"{task.name} serves no connection")
 
 
 def connection_of(task: trio.lowlevel.Task) -> ServerConnection:

@@ -218,6 +218,26 @@ async def test_a_full_fleet_says_when_to_come_back_and_the_websocket_stays(trust
         assert (await second.answer())[0] == expected_text("second", 4)
 
 
+async def test_a_slow_node_is_hedged_and_its_copy_cancelled(trust: TrustDomain) -> None:
+    engine = GpuPlan(engines=[EmulatorConfig(models=(MODEL,), profile="tiny")])
+    plan = MeshPlan(gpus=[engine, engine], router={"hedging.floor_ms": "25"}, bystander=None)
+    async with running_mesh(plan, trust=trust) as mesh, talking(mesh) as talk:
+        engines = [engines[0] for engines in mesh.engines]
+        for each in engines:
+            each.faults.frozen = True
+        await talk.ask()
+        drivers = [each.server.drivers[MODEL] for each in engines]
+        await wait_until(lambda: any(driver.in_flight for driver in drivers), "the first copy is with an engine")
+        first = 0 if drivers[0].in_flight else 1
+        await wait_until(lambda: all(driver.in_flight for driver in drivers), "the second copy is with the other")
+        engines[1 - first].faults.frozen = False
+        text, last = await talk.answer()
+        assert text == expected_text("hello", 4)
+        assert (last["attempts"], last["node"]) == (2, mesh.gpus[1 - first].name)
+        engines[first].faults.frozen = False
+        await wait_until(lambda: drivers[first].aborts, "the loser was cancelled")
+
+
 async def test_a_stream_that_breaks_off_ends_with_an_error_and_the_websocket_stays(trust: TrustDomain) -> None:
     counted = {
         f"edge inferences {MODEL} emulated gpu-a failed": 1,

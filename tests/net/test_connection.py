@@ -111,22 +111,6 @@ async def test_a_slow_reader_pauses_the_source_of_its_bytes_and_nothing_is_lost(
         reader.close()
 
 
-async def test_draining_ends_when_the_peer_is_gone() -> None:
-    async with running_reactor() as running:
-        connection, peer = connected(running)
-        connection.write(b"x" * (4 << 20))
-        assert connection.backlog_len > BACKLOG_HIGH_BYTES
-        async with trio.open_nursery() as nursery:
-
-            async def drain() -> None:
-                with pytest.raises(ConnectionLost):
-                    await connection.drain()
-
-            nursery.start_soon(drain)
-            await trio.testing.wait_all_tasks_blocked()
-            peer.close()
-
-
 async def test_a_defect_in_one_connection_ends_that_one_alone() -> None:
     class Broken(Recorder):
         def on_bytes(self, data: bytes) -> None:

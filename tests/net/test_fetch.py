@@ -15,9 +15,7 @@ from infermesh.net.fetch import (
     FetchTimeoutError,
     HttpClient,
     fetch,
-    open_stream,
 )
-from infermesh.net.tls import Handshaken
 from infermesh.testing.http_peer import HttpPeer, PeerAnswer, PeerRequest, PeerResponse, serve_http_peer
 
 
@@ -240,50 +238,6 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def test_a_long_answer_is_read_piece_by_piece_and_closed_when_the_reader_leaves(
-    nursery: trio.Nursery,
-) -> None:
-    step = trio.Event()
-
-    async def streaming(request: PeerRequest, response: PeerResponse) -> None:
-        await response.start(200, [(b"content-type", b"text/plain")])
-        await response.write(b"one")
-        await step.wait()
-        await response.write(b"two")
-        await response.finish()
-
-    peer = await _started(nursery, streaming)
-    async with open_stream(f"{peer.base_url}/s", head_deadline_s=5.0, stall_s=5.0, method="POST") as stream:
-        assert (stream.status, stream.peer_certificate) == (200, None)
-        assert (b"content-type", b"text/plain") in stream.headers
-        assert await stream.receive() == b"one"
-        step.set()
-        assert [piece async for piece in stream] == [b"two"]
-    async with open_stream(f"{peer.base_url}/s", head_deadline_s=5.0, stall_s=5.0):
-        pass
-    with trio.fail_after(5):
-        await peer.wait_nobody()
-
-
-async def test_a_long_answer_that_stalls_or_never_begins_is_a_timeout(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    autojump_clock.autojump_threshold = 0.05
-
-    async def begins(request: PeerRequest, response: PeerResponse) -> None:
-        await response.start(200, [])
-        await trio.sleep_forever()
-
-    peer = await _started(nursery, begins)
-    with pytest.raises(FetchTimeoutError, match="nothing came for 3 s"):
-        async with open_stream(peer.base_url, head_deadline_s=1.0, stall_s=3.0) as stream:
-            await stream.receive()
-    peer = await _started(nursery, _silence)
-    with pytest.raises(FetchTimeoutError, match="no answer within 1 s"):
-        async with open_stream(peer.base_url, head_deadline_s=1.0, stall_s=3.0):
-            raise AssertionError("there is no head")
-
-
 @pytest.mark.parametrize(
     ("url", "why"),
     [
@@ -311,35 +265,11 @@ def _authority() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server, client
 
 
-async def test_tls_gives_the_certificate_of_the_server(nursery: trio.Nursery) -> None:
+async def test_an_exchange_over_tls(nursery: trio.Nursery) -> None:
     server, client = _authority()
     peer = await _started(nursery, _echo, server)
-    seen: list[bytes | None] = []
-
-    def look(tls: Handshaken) -> None:
-        assert not peer.requests, "the peer is checked before anything is asked of it"
-        seen.append(tls.getpeercert(True))
-
-    async with open_stream(peer.base_url, head_deadline_s=5.0, stall_s=5.0, tls=client, check_peer=look) as stream:
-        assert await stream.receive() == b"/"
-        assert seen == [stream.peer_certificate]
-        assert stream.peer_certificate is not None
-
-
-async def test_what_the_check_of_a_peer_raises_reaches_the_caller_and_nothing_is_asked(
-    nursery: trio.Nursery,
-) -> None:
-    class Refused(Exception):
-        pass
-
-    def refuse(tls: Handshaken) -> None:
-        raise Refused
-
-    server, client = _authority()
-    peer = await _started(nursery, _echo, server)
-    with pytest.raises(Refused):
-        await fetch(peer.base_url, deadline_s=5.0, body_bytes_max=10, tls=client, check_peer=refuse)
-    assert peer.requests == []
+    answer = await fetch(peer.base_url, deadline_s=5.0, body_bytes_max=10, tls=client)
+    assert answer.body == b"/"
 
 
 async def test_a_certificate_of_another_authority_is_an_error_that_says_so(nursery: trio.Nursery) -> None:

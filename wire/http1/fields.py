@@ -39,7 +39,12 @@ def connection_options(values: Sequence[bytes]) -> frozenset[bytes]:
 
 
 def forwardable(fields: Sequence[Field], lines: Sequence[bytes], drop: frozenset[bytes] = HOP_BY_HOP) -> list[bytes]:
-    """The lines of a head that may pass to the next hop. `drop` must hold HOP_BY_HOP, and may hold more."""
+    """The lines of a head that may pass to the next hop. `drop` must hold HOP_BY_HOP, and may hold more.
+
+    Without lines, those of a head that came over HTTP/2, they are written here.
+    """
+    if fields and not lines:
+        lines = [b"%b: %b" % field for field in fields]
     kept: list[bytes] = []
     listed: list[bytes] = []
     for field, line in zip(fields, lines, strict=True):

@@ -37,7 +37,9 @@ class RequestHead(msgspec.Struct, frozen=True):
     target: bytes
     minor: int  # 0 or 1: the y of HTTP/1.y.
     fields: list[Field]  # Names in lower case, in the order of arrival.
-    lines: list[bytes]  # The same fields as they came, line by line: a relay passes them on without writing anew.
+    # The same fields as they came, line by line: a relay passes them on without writing anew. Empty for a head that
+    # came over HTTP/2, which has none.
+    lines: list[bytes]
     framing: int  # Bytes of body, or CHUNKED.
     keep_alive: bool
     host: bytes

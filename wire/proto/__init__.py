@@ -1,4 +1,4 @@
-"""Protobuf messages of the mesh (generated, under `infermesh`) and the framing of streams of them (`delimited`).
+"""Protobuf messages of the mesh (generated, under `infermesh`) and of the standard services of gRPC (under `grpc`).
 
 The .proto files beside the generated code are the contract; `scripts/proto` regenerates after a change.
 """

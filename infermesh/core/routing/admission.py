@@ -150,7 +150,9 @@ class Admission:
 
     @property
     def wake_at(self) -> float:
-        return min((lane.wake_at for lane in self._waiting_lanes.values()), default=math.inf)
+        if not self._waiting_lanes:
+            return math.inf
+        return min([lane.wake_at for lane in self._waiting_lanes.values()])
 
     def on_wake(self, now: float) -> list[AdmissionEffect]:
         effects: list[AdmissionEffect] = []

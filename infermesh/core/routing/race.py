@@ -30,7 +30,7 @@ class Race(Generic[T]):
     hedge_after_s: float  # From a launch to the next hedge; inf: never.
     live_max: int = 2  # Attempts running at once: two copies cut the tail, a third only adds load.
     wake_at: float = field(default=math.inf, init=False)
-    _live: set[int] = field(default_factory=set, init=False)
+    _live: list[int] = field(default_factory=list, init=False)  # Oldest first.
     _launched: int = field(default=0, init=False)
     _may_hedge: bool = field(default=True, init=False)
     _may_retry: bool = field(default=True, init=False)
@@ -46,7 +46,7 @@ class Race(Generic[T]):
     @property
     def live(self) -> tuple[int, ...]:
         """The attempts that run now, oldest first."""
-        return tuple(sorted(self._live))
+        return tuple(self._live)
 
     @property
     def may_launch(self) -> bool:
@@ -103,7 +103,7 @@ class Race(Generic[T]):
     def _launch(self, now: float) -> list[Effect[T]]:
         attempt = self._launched
         self._launched += 1
-        self._live.add(attempt)
+        self._live.append(attempt)
         self._arm(now)
         return [Dispatch(attempt, self.targets[attempt])]
 
@@ -112,7 +112,7 @@ class Race(Generic[T]):
         self.wake_at = now + self.hedge_after_s if room and self._may_hedge else math.inf
 
     def _end(self) -> list[Effect[T]]:
-        cancels: list[Effect[T]] = [Cancel(attempt) for attempt in sorted(self._live)]
+        cancels: list[Effect[T]] = [Cancel(attempt) for attempt in self._live]
         self._live.clear()
         self._launched = len(self.targets)
         self.wake_at = math.inf

@@ -7,7 +7,6 @@ from infermesh.net.http1.server import (
     Refusal,
     ServerConnection,
     ServerLimits,
-    StreamedResponse,
     Successor,
     Switch,
 )
@@ -21,7 +20,6 @@ __all__ = [
     "ServerConnection",
     "ServerLimits",
     "SlowCall",
-    "StreamedResponse",
     "Successor",
     "Switch",
     "UpstreamConnection",

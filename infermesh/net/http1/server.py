@@ -11,8 +11,8 @@ fills no memory but its own. What is malformed, oversized or slow is answered by
 connection ends. A client that closes, or closes its sending half, is gone: its `work` is told at once and the scope
 of its task is cancelled (docs/decisions/0003).
 
-Duties of the caller: one task per connection that runs `serve`; each request is ended by `respond`, a
-`StreamedResponse`, or bytes written by a relay followed by `finish`.
+Duties of the caller: one task per connection that runs `serve`; each request is ended by `respond`, or bytes
+written by a relay followed by `finish`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import math
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, assert_never
 
 import msgspec
@@ -30,6 +30,7 @@ import outcome
 import trio
 
 from infermesh.net.asker import Request, SlowCall, Work
+from infermesh.net.body_budget import BodyBudget
 from infermesh.net.connection import Connection, ConnectionLost
 from infermesh.net.reactor import HALF_CLOSED, READ, Reactor
 from infermesh.net.timers import Timers
@@ -88,6 +89,7 @@ class ServerLimits:
     body_rate_min: float = 16_384.0  # Bytes per second below which a body is too slow.
     idle_timeout_s: float = 75.0  # Between requests.
     send_timeout_s: float = 30.0  # Without one byte of output taken by the client.
+    bodies: BodyBudget = field(default_factory=BodyBudget)  # Of all connections that share these limits.
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -129,6 +131,7 @@ class ServerConnection(Connection):
         "_calls",
         "_head",
         "_head_begun",
+        "_held_bytes",
         "_limits",
         "_on_preface",
         "_payload_bytes",
@@ -173,6 +176,7 @@ class ServerConnection(Connection):
         self._payload_bytes = 0
         self._body_since = 0.0
         self._head_begun = False
+        self._held_bytes = 0  # Of `limits.bodies`.
         self._sent_mark = 0
         self.keep_alive = True
         self.http_minor = 1
@@ -209,6 +213,7 @@ class ServerConnection(Connection):
         rest, self._buffer = self._buffer, b""
         self._state = _State.BUSY
         self.work = None
+        self._free_body()
         self.successor = make(self, rest)
         self.wake(outcome.Value(None))
 
@@ -226,6 +231,8 @@ class ServerConnection(Connection):
     def finish(self) -> None:
         """The response is complete: ready for the next request, or the end of the connection."""
         self.work = None
+        if self._held_bytes:
+            self._free_body()
         if self.closed:
             return
         if not self.keep_alive:
@@ -275,6 +282,7 @@ class ServerConnection(Connection):
             super().abort(error)
             self._buffer = b""
             self._body_parts = []
+            self._free_body()
             self._calls.clear()
             work, self.work = self.work, None
             if work is not None:
@@ -394,6 +402,11 @@ class ServerConnection(Connection):
         self._payload_bytes += len(part)
         if self._payload_bytes > self._limits.body_bytes_max:
             raise RemoteProtocolError(f"body of more than {self._limits.body_bytes_max} bytes", status_hint=413)
+        bodies = self._limits.bodies
+        if not bodies.take(len(part)):
+            self.refuse(Refusal(503, "bodies_in_flight", bodies.refusal))
+            return
+        self._held_bytes += len(part)
         if body.done:
             self._deliver(head, b"".join(self._body_parts))
 
@@ -412,12 +425,17 @@ class ServerConnection(Connection):
         if call is not None:
             self.hand_over(call)
 
+    def _free_body(self) -> None:
+        held, self._held_bytes = self._held_bytes, 0
+        self._limits.bodies.give(held)
+
     # --- refusing and ending ---
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer by `refuse`'s bytes and end the connection, letting the client read the answer first."""
         self._buffer = b""
         self._body_parts = []
+        self._free_body()
         self.keep_alive = False
         self.write(self._refuse(refusal))
         self._linger()
@@ -506,38 +524,3 @@ def _reason_of(error: RemoteProtocolError) -> str:
             return "head_oversized"
         case _:
             return "malformed"
-
-
-class StreamedResponse:
-    """A response in pieces for slow paths: each call waits for back-pressure. Chunked, unless a length is given."""
-
-    __slots__ = ("_chunked", "_connection", "finished")
-
-    def __init__(self, connection: ServerConnection) -> None:
-        self._connection = connection
-        self._chunked = True
-        self.finished = False
-
-    async def start(self, status: int, headers: Sequence[Field]) -> None:
-        fields = list(headers)
-        self._chunked = all(name != b"content-length" for name, _ in fields)
-        if self._chunked:
-            fields.append((b"transfer-encoding", b"chunked"))
-        self._connection.write(encode_response_head(status, REASONS.get(status, b""), fields))
-        await trio.lowlevel.checkpoint()
-
-    async def write(self, data: bytes) -> None:
-        """Raises ConnectionLost when the peer is gone."""
-        if self._connection.closed:
-            raise ConnectionLost("closed by the client")
-        if data:
-            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        await trio.lowlevel.checkpoint()
-        await self._connection.drain()
-
-    async def finish(self) -> None:
-        if self._chunked:
-            self._connection.write(b"0\r\n\r\n")
-        self.finished = True
-        self._connection.finish()
-        await trio.lowlevel.checkpoint()

@@ -30,7 +30,7 @@ def request_head(fields: list[Field], *, end_stream: bool) -> tuple[RequestHead,
         pseudo.get(b":path", authority),  # A plain CONNECT has no path.
         1,
         rest,
-        [b"%b: %b" % field for field in rest],
+        [],
         0 if end_stream else framing,
         True,
         authority,
@@ -47,8 +47,7 @@ def response_head(fields: list[Field], *, method: bytes, end_stream: bool) -> Re
     else:
         length = next((value for name, value in rest if name == b"content-length"), None)
         framing = CHUNKED if length is None else int(length)
-    lines = [b"%b: %b" % field for field in rest]
-    return ResponseHead(status, REASONS.get(status, b""), 1, rest, lines, framing, True)
+    return ResponseHead(status, REASONS.get(status, b""), 1, rest, [], framing, True)
 
 
 def _divided(fields: list[Field]) -> tuple[dict[bytes, bytes], list[Field]]:

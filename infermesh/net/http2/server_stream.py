@@ -50,6 +50,7 @@ class Http2ServerStream(Http2Stream):
         "_body_since",
         "_calls",
         "_first",
+        "_held_bytes",
         "_reader",
         "_running",
         "connection",
@@ -77,6 +78,7 @@ class Http2ServerStream(Http2Stream):
         self._first = b""
         self._body: bytearray | None = None  # From the second piece on.
         self._body_since = 0.0
+        self._held_bytes = 0
         self._calls: deque[SlowCall] = deque()
         self._running = False
         self.scope: trio.CancelScope | None = None
@@ -191,8 +193,10 @@ class Http2ServerStream(Http2Stream):
         self._reader = reader
         if reader is not None:
             reader.on_data(request.body, 0, end=True)
-        else:
+        elif self.keep(len(request.body)):
             self._deliver(request.body)
+        else:
+            self.refuse(Refusal(503, "bodies_in_flight", self.connection.limits.bodies.refusal))
 
     def await_body(self) -> None:
         """The body did not come with its head: its time runs."""
@@ -207,6 +211,9 @@ class Http2ServerStream(Http2Stream):
             self._reader.on_data(event.data, event.flow_bytes, end=event.end_stream)
             return
         data = event.data
+        if not self.keep(len(data)):
+            self.refuse(Refusal(503, "bodies_in_flight", self.connection.limits.bodies.refusal))
+            return
         if event.end_stream and not self._first:
             self.connection.collected_bytes += len(data)
             self._first = data
@@ -305,10 +312,23 @@ class Http2ServerStream(Http2Stream):
             except Exception as error:  # noqa: BLE001 - raised inside trio's own cancellation it ends the process.
                 self.connection.reactor.report(error)
 
+    def keep(self, size: int) -> bool:
+        """Whether so many bytes more of the request may be kept, of all that its process keeps."""
+        if not self.connection.limits.bodies.take(size):
+            return False
+        self._held_bytes += size
+        return True
+
+    def let_go(self) -> None:
+        """Nothing of the request is kept any more."""
+        held, self._held_bytes = self._held_bytes, 0
+        self.connection.limits.bodies.give(held)
+
     def _end(self) -> None:
         self._close()
         self._reader = None
         self._drop_body()
+        self.let_go()
         if self.timer is not None:
             self.connection.timers.disarm(self)
         self.connection.forget(self)

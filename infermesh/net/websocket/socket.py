@@ -18,10 +18,11 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, assert_never
 
 from infermesh.net.asker import SlowCall
+from infermesh.net.body_budget import BodyBudget
 from infermesh.net.connection import BACKLOG_HIGH_BYTES
 from infermesh.net.timers import Entry, Timers
 from wire.websocket import (
@@ -56,6 +57,7 @@ class WebSocketConfig:
     close_timeout_s: float = 5.0
     send_timeout_s: float = 30.0  # Without one byte of output taken by the peer.
     deflate: DeflateConfig | None = _DEFLATE  # None: permessage-deflate is never agreed to.
+    bodies: BodyBudget = field(default_factory=BodyBudget)  # Of all that messages share with other bodies.
 
 
 class Pausable(Protocol):
@@ -109,6 +111,7 @@ class WebSocket:
         "_close_by",
         "_config",
         "_heard_at",
+        "_held_bytes",
         "_machine",
         "_message_since",
         "_pinged_at",
@@ -144,6 +147,7 @@ class WebSocket:
         self._pinged_at = math.inf  # inf: no answer is awaited.
         self._message_since = math.inf  # inf: no message is under way.
         self._close_by = math.inf
+        self._held_bytes = 0  # Of `config.bodies`, for the message under way.
         self._reading_paused = False
         self._answer_ping: bytes | None = None
 
@@ -209,6 +213,9 @@ class WebSocket:
             self._message_since = math.inf
         elif not begun_before or self._message_since == math.inf:
             self._message_since = now
+        self._hold(machine.message_len if machine.in_message else 0)
+        if self._ended():
+            return
         if machine.unread or self._transport.backlog_len > _ANSWERS_HIGH_BYTES:
             self._pause()
         self._arm()
@@ -226,10 +233,26 @@ class WebSocket:
         was_open = self._state is _State.OPEN
         self._state = _State.ENDED
         self._timers.disarm(self)
+        self._hold(0)
         if was_open:
             self._say_closing(CloseCode.ABNORMAL, why)
 
     # --- inside ---
+
+    def _hold(self, size: int) -> None:
+        """The message under way has `size` bytes by now."""
+        bodies = self._config.bodies
+        more = size - self._held_bytes
+        if more <= 0:
+            bodies.give(-more)
+        elif not bodies.take(more):
+            if self._state is _State.OPEN:
+                self._transport.count_fault("bodies_in_flight")
+                self.close(CloseCode.TRY_AGAIN_LATER, "this node keeps as many request bodies as it may")
+            else:
+                self._transport.lose("no room for a message that nobody reads")
+            return
+        self._held_bytes = size
 
     def _ended(self) -> bool:
         return self._state is _State.ENDED
@@ -274,6 +297,7 @@ class WebSocket:
         was_open = self._state is _State.OPEN
         self._state = _State.ENDED
         self._timers.disarm(self)
+        self._hold(0)
         if was_open:
             self._transport.send(self._machine.close(answer, said))
             self._say_closing(code, reason)

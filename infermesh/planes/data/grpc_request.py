@@ -17,6 +17,7 @@ from typing import Final
 from infermesh.core.model.names import TargetKey
 from infermesh.core.model.targets import Target
 from infermesh.net.asker import Request
+from infermesh.net.http1 import Refusal
 from infermesh.net.http2 import Http2ServerStream
 from infermesh.net.http2.client_stream import Http2UpstreamStream
 from infermesh.net.timers import Timers
@@ -91,8 +92,9 @@ class GrpcRequest:
     def on_data(self, data: bytes, flow_bytes: int, *, end: bool) -> None:
         self.complete = self.complete or end
         run = self._run() if self._run is not None else None
-        if self._kept is not None and data:
-            self._keep(data, run)
+        if self._kept is not None and data and not self._keep(data, run):
+            self._refuse()
+            return
         if run is not None:
             _pass_on(run, data, self._stream, end=end)
         if self.kept_bytes > self._bytes_max and self._kept is not None:
@@ -134,7 +136,7 @@ class GrpcRequest:
 
     def release(self) -> None:
         """Everybody who is told is let go: a call that has ended is freed here and now, without the collector."""
-        self._kept = None
+        self._drop()
         self._run = _nobody
         self._on_more = _nothing
         on_end, self._on_end = self._on_end, _nothing
@@ -142,15 +144,35 @@ class GrpcRequest:
 
     # --- inside ---
 
-    def _keep(self, data: bytes, run: Run | None) -> None:
+    def _keep(self, data: bytes, run: Run | None) -> bool:
+        """False: there is no room for it, and nobody has it yet."""
         if run is not None and run.settled:
-            self._kept = None  # The answer has begun: there is nothing left to repeat.
-            return
+            self._drop()  # The answer has begun: there is nothing left to repeat.
+            return True
         assert self._kept is not None
+        sent = run is not None and _is_sent(run)
+        if not self._stream.keep(len(data)):
+            if sent:
+                self._drop()
+            return sent
         self._kept.append(data)
         self.kept_bytes += len(data)
-        if self.kept_bytes > self._bytes_max and run is not None and _is_sent(run):
-            self._kept = None
+        if sent and self.kept_bytes > self._bytes_max:
+            self._drop()
+        return True
+
+    def _drop(self) -> None:
+        self._kept = None
+        self._stream.let_go()
+
+    def _refuse(self) -> None:
+        """Whoever works for the call is told that its client is gone; the client is told why."""
+        stream = self._stream
+        work, stream.work = stream.work, None
+        if work is not None:
+            work.on_connection_lost()
+        if not stream.closed:
+            stream.refuse(Refusal(503, "bodies_in_flight", stream.connection.limits.bodies.refusal))
 
 
 def _nobody() -> None:

@@ -36,27 +36,16 @@ _REQUEST_DROPS: Final = HOP_BY_HOP | frozenset(
         b"x-forwarded-for",
         b"x-forwarded-host",
         b"x-forwarded-proto",
-        b"x-infermesh-request-id",
-        b"x-infermesh-model",
-        b"x-infermesh-replica",
-        b"x-infermesh-priority",
-        b"x-infermesh-deadline-ms",
-        b"x-infermesh-tenant",
-        b"x-infermesh-hedge",
-        b"x-infermesh-attempt",
     }
 )
 _GRPC_DROPS: Final = _REQUEST_DROPS | {b"host", b"grpc-timeout"}
-_RESPONSE_DROPS: Final = HOP_BY_HOP | frozenset(
-    {b"x-infermesh-load", b"x-infermesh-request-id", b"x-infermesh-node", b"x-infermesh-attempts"}
-)
 _OURS: Final = b"x-infermesh-"
 _OURS_LEN: Final = len(_OURS)
 
 
 def upstream_request(head: RequestHead, body: bytes, added: Sequence[bytes]) -> bytes:
     """The request as it goes on: same method, target and body, framed by length; `added` are this hop's lines."""
-    lines = forwardable(head.fields, head.lines, _REQUEST_DROPS)
+    lines = _not_ours(forwardable(head.fields, head.lines, _REQUEST_DROPS))
     lines += added
     if not head.minor and head.value(b"host") is None:
         lines.append(b"host: ")  # HTTP/1.0 may lack it, what we write may not (RFC 9112 section 3.2).
@@ -85,7 +74,7 @@ def upstream_fields(head: RequestHead, added: Sequence[bytes]) -> list[Field]:
 
 def client_response(head: ResponseHead, added: Sequence[bytes], *, http_minor: int, keep_alive: bool) -> bytes:
     """The response's head for the client. Its body's framing stays what the runtime chose where that is possible."""
-    lines = forwardable(head.fields, head.lines, _RESPONSE_DROPS)
+    lines = _not_ours(forwardable(head.fields, head.lines))
     lines += added
     if head.framing >= 0:
         # 204, 304 and answers to HEAD have no length of their own to state.
@@ -103,7 +92,7 @@ def client_response(head: ResponseHead, added: Sequence[bytes], *, http_minor: i
 def client_fields(head: ResponseHead, added: Sequence[bytes]) -> list[Field]:
     """The same for a client over HTTP/2, without a word on framing, which is the stream's."""
     listed = [value for name, value in head.fields if name == b"connection"]
-    drops = _RESPONSE_DROPS | connection_options(listed) if listed else _RESPONSE_DROPS
+    drops = HOP_BY_HOP | connection_options(listed) if listed else HOP_BY_HOP
     fields = [field for field in head.fields if field[0] not in drops and field[0][:_OURS_LEN] != _OURS]
     for line in added:
         name, _, value = line.partition(b": ")
@@ -113,6 +102,10 @@ def client_fields(head: ResponseHead, added: Sequence[bytes]) -> list[Field]:
     return fields
 
 
+def _not_ours(lines: list[bytes]) -> list[bytes]:
+    return [line for line in lines if line[:_OURS_LEN].lower() != _OURS]
+
+
 def client_trailers(trailers: list[Field]) -> list[Field]:
     """The end of a gRPC call on its way to the client."""
     return [field for field in trailers if field[0][:_OURS_LEN] != _OURS]
@@ -120,7 +113,7 @@ def client_trailers(trailers: list[Field]) -> list[Field]:
 
 def interim_response(head: ResponseHead) -> bytes:
     """A 1xx head on its way to the client (RFC 9110 section 15.2). It has no body, whatever its fields say."""
-    return encode_relayed_head(head.status, head.reason, forwardable(head.fields, head.lines, _RESPONSE_DROPS))
+    return encode_relayed_head(head.status, head.reason, _not_ours(forwardable(head.fields, head.lines)))
 
 
 def relays_untouched(head: ResponseHead, http_minor: int) -> bool:

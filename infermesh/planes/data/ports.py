@@ -154,8 +154,10 @@ class ClientPort(_Port):
     async def serve(self, sock: socket.socket) -> None:
         secure = False
         if self._tls is not None:
-            with trio.move_on_after(self._parts.limits.idle_timeout_s):
+            with trio.move_on_after(self._parts.limits.idle_timeout_s) as silence:
                 secure = await _begins_with_tls(sock)
+            if silence.cancelled_caught:
+                return  # It has not said a word.
         if secure:
             await self._serve_secure(sock)
             return

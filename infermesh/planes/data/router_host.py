@@ -46,7 +46,7 @@ class RouterDestination:
 class RequestContext:
     """One request as the router's parts know it."""
 
-    __slots__ = ("attempts", "facts", "name", "on_run_end", "record", "request", "sender")
+    __slots__ = ("facts", "name", "on_run_end", "record", "request", "sender")
 
     def __init__(
         self,
@@ -61,7 +61,6 @@ class RequestContext:
         self.facts = facts
         self.record = record
         self.name = name
-        self.attempts: dict[int, AttemptRecord] = {}
         self.on_run_end: Callable[[Run], None] = nobody_waits
 
 
@@ -148,7 +147,7 @@ class RouterHost:
         candidate = _candidate(attempt.destination)
         attempt.lease = self.router.dispatched(candidate, context.facts, attempt.dispatched_at)
         kept = AttemptRecord(attempt.number, attempt.destination.node, attempt.hedge, attempt.dispatched_at)
-        context.attempts[attempt.number] = kept
+        attempt.record = kept
         context.record.attempts.append(kept)
         self.ledger.dispatched(model, kept)
 
@@ -170,7 +169,8 @@ class RouterHost:
         verdict = attempt.verdict
         assert verdict is not None
         now = self.timers.now()
-        kept = context.attempts[attempt.number]
+        kept = attempt.record
+        assert kept is not None
         kept.verdict = verdict
         kept.detail = attempt.detail
         kept.total_s = now - attempt.dispatched_at

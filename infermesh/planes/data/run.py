@@ -29,6 +29,7 @@ from infermesh.net.asker import Asker
 from infermesh.net.connection import ConnectionLost
 from infermesh.net.pool import ConnectFailed
 from infermesh.net.timers import Entry, Timers
+from infermesh.planes.data.record import AttemptRecord
 from infermesh.planes.data.sender import HTTP1_OUT, RequestSender
 from infermesh.planes.data.upstream import Upstream, UpstreamSource
 from infermesh.planes.data.writer import AnswerWriter
@@ -92,6 +93,7 @@ class Attempt:
         "lease",
         "number",
         "opening",
+        "record",
         "run",
         "stale_retried",
         "status",
@@ -104,7 +106,8 @@ class Attempt:
         self.number = number
         self.destination = destination
         self.hedge = hedge
-        self.lease: object = None  # The host's.
+        self.lease: object = None  # The host's, and so is `record`.
+        self.record: AttemptRecord | None = None
         self.opening: trio.CancelScope | None = None  # While the asker's task connects for it.
         self.up: Upstream | None = None
         self.head: ResponseHead | None = None
@@ -495,8 +498,16 @@ class Run:
     # --- the end ---
 
     def _arm(self) -> None:
-        if not self.settled:
-            self._host.timers.arm(self, min(self.race.wake_at, self.first_byte_by))
+        if self.settled:
+            return
+        timers = self._host.timers
+        due = min(self.race.wake_at, self.first_byte_by)
+        if self.timer is None:
+            # Its entry comes up no later than the answer's first deadline, so that one is an assignment.
+            timers.arm(self, min(due, timers.now() + self._limits.stall_timeout_s))
+            self.deadline = due
+        else:
+            timers.arm(self, due)
 
     def _end(self) -> None:
         if self.ended:

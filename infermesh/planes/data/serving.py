@@ -67,6 +67,8 @@ def refusal_bytes(refusal: Refusal) -> bytes:
     """The answer to a request that never became one; the connection ends after it."""
     body = error_body(refusal.status, refusal.reason, refusal.message)
     fields = [JSON_TYPE, (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+    if refusal.status == 503:
+        fields.append((b"retry-after", b"1"))
     return encode_response_head(refusal.status, REASONS.get(refusal.status, b"Error"), fields) + body
 
 

@@ -14,6 +14,7 @@ from infermesh.net.http1 import Refusal
 from infermesh.net.http2 import Http2ServerStream, StreamReader
 from infermesh.planes.data.deaf import Deaf
 from infermesh.planes.data.errors import RequestRefused
+from infermesh.planes.data.grpc_writer import GRPC
 from infermesh.planes.data.serving import send_refusal
 from infermesh.planes.data.writer import AnswerWriter
 from wire.grpc import is_grpc
@@ -85,6 +86,10 @@ class PortStreams:
 
 
 def refuse_stream(stream: Http2ServerStream, refusal: Refusal) -> None:
-    """The answer to what never became a request."""
-    refused = RequestRefused(refusal.status, refusal.reason, refusal.message)
-    send_refusal(stream, refused, stream.head.method)
+    """The answer to what never became a request, in its asker's words."""
+    retry_after_s = 1.0 if refusal.status == 503 else None
+    refused = RequestRefused(refusal.status, refusal.reason, refusal.message, retry_after_s=retry_after_s)
+    if is_grpc(stream.head.value(b"content-type")):
+        GRPC.refuse(stream, refused, b"POST")
+    else:
+        send_refusal(stream, refused, stream.head.method)

@@ -87,14 +87,13 @@ def request_body(message: bytes) -> bytes:
 
 def request_head(opening: RequestHead, body_len: int) -> RequestHead:
     """The head that a POST with this body would have had: the opening's fields, but for those of the opening."""
-    fields: list[Field] = []
-    lines: list[bytes] = []
-    for field, line in zip(opening.fields, opening.lines, strict=True):
-        if field[0] not in _OPENING_ONLY and not field[0].startswith(b"sec-"):
-            fields.append(field)
-            lines.append(line)
-    fields.append(_JSON)
-    lines.append(b"%b: %b" % _JSON)
+    passed = [
+        number
+        for number, (name, _) in enumerate(opening.fields)
+        if name not in _OPENING_ONLY and not name.startswith(b"sec-")
+    ]
+    fields = [*(opening.fields[number] for number in passed), _JSON]
+    lines = [*(opening.lines[number] for number in passed), b"%b: %b" % _JSON] if opening.lines else []
     return RequestHead(b"POST", opening.target, 1, fields, lines, body_len, True, opening.host, b"")
 
 

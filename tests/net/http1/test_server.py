@@ -11,9 +11,11 @@ import pytest
 import trio
 import trio.testing
 
+from infermesh.net.body_budget import BodyBudget
 from infermesh.net.connection import BACKLOG_HIGH_BYTES, READ_BYTES, ConnectionLost
-from infermesh.net.http1 import Refusal, Request, ServerConnection, ServerLimits, SlowCall, StreamedResponse
+from infermesh.net.http1 import Refusal, Request, ServerConnection, ServerLimits, SlowCall
 from infermesh.testing.reactors import running_reactor
+from infermesh.testing.waiting import wait_until
 
 
 @dataclass
@@ -152,6 +154,32 @@ async def test_a_chunked_body_over_the_limit_is_refused_although_it_never_said_i
             while True:
                 await held.client.send_all(b"ff\r\n" + b"x" * 255 + b"\r\n")
         assert [refusal.reason for refusal in held.refusals] == ["body_oversized"]
+
+
+@pytest.mark.parametrize(("size", "status"), [(400, 200), (401, 503)])
+async def test_bodies_of_all_connections_have_a_bound_together(size: int, status: int) -> None:
+    limits = ServerLimits(bodies=BodyBudget(1000))
+    head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+    async with served(limits) as other, served(limits) as held:
+        await other.client.send_all(head % 700 + bytes(600))
+        await wait_until(lambda: limits.bodies.held_bytes == 600, "the one body is kept")
+        await held.client.send_all(head % size)
+        await held.client.send_all(bytes(size))
+        assert (await held.client.receive_some()).startswith(b"HTTP/1.1 %d " % status)
+        assert [refusal.reason for refusal in held.refusals] == (["bodies_in_flight"] if status == 503 else [])
+        assert limits.bodies.held_bytes == 600, "an answered request keeps nothing"
+    assert limits.bodies.held_bytes == 0, "a lost one neither"
+
+
+async def test_a_body_counts_until_its_request_has_been_answered() -> None:
+    limits = ServerLimits()
+    async with served(limits, answering=False) as held:
+        await held.client.send_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n")
+        await held.client.send_all(b"0\r\n\r\n")
+        await wait_until(lambda: bool(held.requests), "it is under way")
+        assert limits.bodies.held_bytes == 4
+        held.connection.respond(200, [])
+        assert limits.bodies.held_bytes == 0
 
 
 @pytest.mark.parametrize(("size", "status"), [(50_000, 200), (50_001, 413)])
@@ -371,25 +399,3 @@ async def test_requests_beyond_the_pipelining_bound_wait_in_the_kernel() -> None
                 await held.client.send_all(post(b"x" * 10_000))
         assert held.connection.paused
         held.connection.scope.cancel()
-
-
-async def test_a_chunked_response_is_written_with_back_pressure() -> None:
-    async with running_reactor() as running:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        connection = ServerConnection(
-            ours, running.reactor, running.timers, ServerLimits(), answer=lambda _, __: None, refuse=lambda _: b""
-        )
-        client = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
-        response = StreamedResponse(connection)
-        await response.start(200, [(b"x", b"y")])
-        await response.write(b"hello")
-        await response.write(b"")
-        await response.finish()
-        data = await read_until(client, b"0\r\n\r\n")
-        assert data == b"HTTP/1.1 200 OK\r\nx: y\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
-        await client.aclose()
-        with pytest.raises(ConnectionLost):
-            for _ in range(1000):
-                await response.write(b"z" * 100_000)
-        connection.abort()

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trustme
 
+from infermesh.net.body_budget import BodyBudget
 from infermesh.net.http1 import Request, ServerLimits
 from infermesh.net.http2 import Http2ServerStream
 from infermesh.testing.h2_peer import H2Client
@@ -133,6 +134,24 @@ async def test_bodies_under_way_are_bounded_together() -> None:
             await client.send_data(stream_id, b"", end=True)
             assert bytes((await client.answer(stream_id)).body) == b"0123456789"
         assert served.connections[0].collected_bytes == 0
+
+
+async def test_bodies_of_all_connections_are_bounded_together_until_they_are_answered() -> None:
+    limits = ServerLimits(bodies=BodyBudget(1000))
+    async with serving(limits=limits) as served, await H2Client.dial(served.address) as other:
+        one = await other.ask("POST", "/echo", bytes(600), end=False)
+        await served.wait_until(lambda: limits.bodies.held_bytes == 600)
+        async with await H2Client.dial(served.address) as client:
+            refused = await client.fetch("POST", "/echo", bytes(401))
+            assert (refused.status, served.faults) == (503, ["bodies_in_flight"])
+            assert (await client.fetch("POST", "/echo", bytes(400))).status == 200
+            lost = await client.ask("POST", "/echo", bytes(400), end=False)
+            await served.wait_until(lambda: limits.bodies.held_bytes == 1000)
+            await client.reset(lost)
+            await served.wait_until(lambda: limits.bodies.held_bytes == 600)
+        await other.send_data(one, b"", end=True)
+        assert (await other.answer(one)).status == 200
+        await served.wait_until(lambda: limits.bodies.held_bytes == 0)
 
 
 @pytest.mark.parametrize(("size", "status"), [(HTTP1_TARGET_BYTES_MAX, 200), (HTTP1_TARGET_BYTES_MAX + 1, 414)])

@@ -219,6 +219,7 @@ async def test_a_defect_in_the_machine_ends_that_connection_only() -> None:
 
 async def test_a_defect_beside_the_cancellation_of_a_nursery_ends_its_stream_only() -> None:
     """Such a one comes in a group with Cancelled, which is no Exception while its scope is inside."""
+    under_way: list[bool] = []
 
     def answer(stream: Http2ServerStream, request: Request) -> SlowCall | None:
         if stream.head.path != b"/broken":
@@ -227,6 +228,7 @@ async def test_a_defect_beside_the_cancellation_of_a_nursery_ends_its_stream_onl
 
         async def fails_when_cancelled() -> None:
             try:
+                under_way.append(True)
                 await trio.sleep_forever()
             finally:
                 broken()
@@ -241,7 +243,7 @@ async def test_a_defect_beside_the_cancellation_of_a_nursery_ends_its_stream_onl
     async with serving(answer) as served, await H2Client.dial(served.address) as client:
         other = await client.ask("POST", "/other", b"begun", end=False)
         stream_id = await client.ask("POST", "/broken")
-        await served.wait_until(lambda: any(stream.scope is not None for stream in served.streams))
+        await served.wait_until(lambda: bool(under_way))
         await client.reset(stream_id)
         await served.wait_until(lambda: bool(served.running.crashes))
         await _everything_else_lives(served, client, other)

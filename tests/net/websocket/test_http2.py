@@ -117,11 +117,12 @@ class Source:
 async def test_a_source_is_paused_while_the_stream_has_no_window() -> None:
     async with echoing() as server, await H2Client.dial(server.address, credits=False) as client:
         stream = await opened(client)
-        source, sent = Source(), 0
+        source, sent = Source(), 8
+        server.open[0].send_texts([b"x" * 10_000] * sent)
+        await client.read_until(lambda: len(stream.body) == 65_535)
         while not source.paused:
             server.open[0].send_texts([b"x" * 10_000] * 4, source)
             sent += 4
-        await client.read_until(lambda: len(stream.body) == 65_535)
         assert source.resumed == 0
         client.credits = True
         client.machine.increment_flow_control_window(1 << 20)

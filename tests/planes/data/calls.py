@@ -177,6 +177,7 @@ class Hop:
     async def settle(self) -> None:
         """Wait until all calls have ended; then all accounts must be settled."""
         await wait_until(lambda: self.ends == len(self.requests), f"{len(self.requests)} calls have ended")
+        assert all(each.limits.bodies.held_bytes == 0 for each in self.served.connections)
         for endpoint in self.endpoints():
             if not endpoint.closed:
                 windows = endpoint.machine._session.windows

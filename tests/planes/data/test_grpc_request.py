@@ -153,6 +153,35 @@ async def test_past_its_limit_a_request_is_not_kept_and_has_the_one_attempt() ->
         assert between.host.ended == [("gpu-0", "server_error")]
 
 
+async def test_a_call_that_the_node_has_no_room_to_keep_goes_on_with_the_one_attempt() -> None:
+    async with hop(answering(b"fine")) as between:
+        stream_id = await between.ask(bytes(600))
+        await wait_until(lambda: between.requests and between.requests[0].kept_bytes == 600, "the first piece is kept")
+        await wait_until(lambda: between.pools[0].open_len == 1 and not between.pools[0]._openings, "it has been sent")
+        between.served.connections[0].limits.bodies.bytes_max = 1000
+        await between.client.send_data(stream_id, bytes(600))
+        await wait_until(lambda: not between.requests[0].repeatable, "it is let go of")
+        assert between.served.connections[0].limits.bodies.held_bytes == 0
+        await between.client.send_data(stream_id, b"", end=True)
+        assert (await between.client.answer(stream_id)).trailers == {"grpc-status": "0"}
+
+
+async def test_a_call_that_finds_no_room_before_anybody_has_it_is_refused() -> None:
+    async with hop(answering()) as between:
+
+        async def never(deadline: float, *, fresh: bool = False) -> object:
+            return await trio.sleep_forever()
+
+        between.pools[0].acquire = never  # type: ignore[method-assign, assignment]
+        stream_id = await between.ask(bytes(600))
+        await wait_until(lambda: between.requests and between.requests[0].kept_bytes == 600, "the first piece is kept")
+        between.served.connections[0].limits.bodies.bytes_max = 1000
+        await between.client.send_data(stream_id, bytes(600))
+        assert (await between.client.answer(stream_id)).status == 503
+        assert between.served.faults == ["bodies_in_flight"]
+        assert between.host.ended == [("gpu-0", "cancelled")]
+
+
 async def test_a_client_gets_no_credit_for_more_than_is_kept_while_nobody_takes_it() -> None:
     async with hop(answering()) as between:
         between.bytes_max = 1000

@@ -35,11 +35,17 @@ def test_a_request_of_http_1_0_without_a_host_gets_an_empty_one() -> None:
     assert sent_on(version=b"HTTP/1.0") == [b"x-added: 1", b"host: ", b"content-length: 2"]
 
 
-@pytest.mark.parametrize(
-    "name", [b"x-infermesh-replica", b"x-infermesh-model", b"Forwarded", b"X-Forwarded-For", b"X-Forwarded-Host"]
-)
+OURS = [b"x-infermesh-replica", b"x-infermesh-model", b"x-infermesh-load", b"X-Infermesh-Attempts", b"X-INFERMESH-NEW"]
+
+
+@pytest.mark.parametrize("name", [*OURS, b"Forwarded", b"X-Forwarded-For", b"X-Forwarded-Host"])
 def test_what_only_a_hop_may_say_does_not_pass_from_a_client(name: bytes) -> None:
     assert sent_on(b"host: mesh", name + b": 3") == [b"host: mesh", b"x-added: 1", b"content-length: 2"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_is_ours_to_say_does_not_pass_from_a_runtime(name: bytes) -> None:
+    assert answered(b"200 OK", b"Server: x", name + b": 3", b"content-length: 0") == [b"Server: x", b"content-length: 0"]
 
 
 @pytest.mark.parametrize("status", [b"429 Too Many Requests", b"503 Service Unavailable"])
