@@ -130,6 +130,8 @@ class ExplainPage(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/explain/{request_id}"""
 
     request_id: str
+    route: str = ""
+    protocol: str = ""
     model: str = ""
     received_unix_s: float = 0.0
     priority: str | int = ""
@@ -138,6 +140,8 @@ class ExplainPage(msgspec.Struct, frozen=True, kw_only=True):
     candidates: list[CandidateRow] = []
     attempts: list[AttemptRow] = []
     status: str | int = ""
+    ending: str = ""
+    reason: str = ""
     excluded: list[ExcludedRow] = []
 
 

@@ -60,12 +60,14 @@ def _facts(page: ExplainPage) -> list[tuple[str, str]]:
     received = datetime.datetime.fromtimestamp(page.received_unix_s, datetime.UTC)
     return [
         ("request", page.request_id),
+        *([("asked", f"{page.route} ({page.protocol})")] if page.route else []),
         ("model", page.model),
         ("received", received.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"),
         ("priority", str(page.priority)),
         ("policy", page.policy),
         ("waited", f"{page.queue_wait_ms:.1f} ms for a slot of the fleet" if page.queue_wait_ms else "not at all"),
-        ("status", str(page.status) or "under way"),
+        ("status", str(page.status) if page.status else "under way"),
+        *([("ending", f"{page.ending}: {page.reason}" if page.reason else page.ending)] if page.ending else []),
     ]
 
 

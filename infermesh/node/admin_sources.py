@@ -42,6 +42,7 @@ class NodeSources:
         self._reactor = reactor
         self.listeners: dict[str, Listener] = {}
         self.queue_len: Callable[[ModelName], int] | None = None  # Of a router's admission.
+        self.subscribers: Callable[[], int] | None = None  # Of this node's state.
         self.stopping = False
 
     @property
@@ -60,6 +61,8 @@ class NodeSources:
         if self.queue_len is not None:
             waiting: dict[Labels, float] = {(model,): self.queue_len(model) for model in self._control.view.eligible}
             metrics.admission_queue_depth.replace(waiting)
+        if self.subscribers is not None:
+            metrics.state_subscribers.child().value = self.subscribers()
         metrics.reactor_batches.child().value = self._reactor.batches
         metrics.reactor_events.child().value = self._reactor.events
         metrics.mailbox_dropped.child().value = self._control.dropped

@@ -69,6 +69,7 @@ from wire.http1 import encode_response_head
 # Streams that run when the node is told to stop may go on for so long.
 STOP_GRACE_S: Final = 30.0
 _UNSENT_LOOK_S: Final = 0.05
+_WARNING_S: Final = 1.0  # For clients of HTTP/2 to hear that we stop: what they ask in the meantime is answered.
 _TURNED_AWAY_BODY: Final = error_body(503, "too_many_connections", "this port has as many connections as it may")
 _TURNED_AWAY: Final = (
     encode_response_head(
@@ -148,6 +149,7 @@ class Node:
         self.sources = NodeSources(
             config, self._control, self.telemetry, self.router, pools=self._pools, reactor=self._reactor
         )
+        self.sources.subscribers = lambda: self._publisher.subscribers
         self.sources.queue_len = self.frontend.gate.queue_len if self.frontend is not None else None
 
     # --- running ---
@@ -215,12 +217,19 @@ class Node:
             listener.close()
         if self.frontend is not None:
             self.frontend.websockets.stop()
-        for each in self._reactor.served():
-            if isinstance(each, Http2ServerConnection):
-                each.wind_down()
+        clients = [each for each in self._reactor.served() if isinstance(each, Http2ServerConnection)]
+        for client in clients:
+            client.wind_down()
+        warned_by = trio.current_time() + _WARNING_S
+
+        def unsaid() -> bool:
+            """Requests of clients that did not know yet, or last answers that the kernel has not taken."""
+            warning = trio.current_time() < warned_by and any(client.winding_down for client in clients)
+            return warning or self._busy.requests > 0 or self._unsent_bytes() > 0
+
         with trio.move_on_after(STOP_GRACE_S):
             await self._busy.wait_idle()
-            while self._unsent_bytes():  # noqa: ASYNC110 - the last answers are made, and it is the kernel that takes them.
+            while unsaid():  # noqa: ASYNC110 - answers are made, or asked for, and it is the kernel that takes them.
                 await trio.sleep(_UNSENT_LOOK_S)
 
     def _unsent_bytes(self) -> int:
@@ -359,7 +368,7 @@ class Node:
 
     def _count_refused_report(self, reason: str) -> None:
         label = "wrong_node" if reason == "other_node" else reason
-        self.telemetry.metrics.deltas_dropped.child(reason=label).value += 1
+        self.telemetry.metrics.reports_refused.child(reason=label).value += 1
 
     def _count_turned_away(self, port: str) -> None:
         self.telemetry.metrics.connections_refused.child(port=port).value += 1

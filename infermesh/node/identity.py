@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -26,11 +27,13 @@ from infermesh.core.trust import (
     examine_signer,
     node_id_fault,
     node_in_domain,
+    node_of,
     trust_domain_fault,
 )
+from infermesh.node.authority import CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY
 from infermesh.node.pem import PemFault, read_certificates, read_key
 
-__all__ = ["Identity", "IdentityError", "TrustFiles", "is_signed_by", "load_identity", "utc"]
+__all__ = ["Identity", "IdentityError", "TrustFiles", "is_signed_by", "load_identity", "load_identity_in", "utc"]
 
 
 class TrustFiles(Protocol):
@@ -89,6 +92,32 @@ def load_identity(trust: TrustFiles, node: NodeId, now_unix: float) -> Identity:
         not_before=not_before,
         not_after=not_after,
     )
+
+
+def load_identity_in(folder: Path, now_unix: float) -> Identity:
+    """The identity whose three files lie in `folder`, whichever node's it is. For programs beside a node, which have no
+    config that says who they should be. Raises IdentityError."""
+    certificate_file = folder / NODE_CERTIFICATE
+    try:
+        leaf = read_certificates(certificate_file, "certificate")[0]
+    except PemFault as error:
+        text = f"{folder} holds no identity: {error}. It must hold {NODE_CERTIFICATE}, {NODE_KEY} and {CA_CERTIFICATE}"
+        raise IdentityError(f"{text}, as `mesh init --node NAME` writes them") from error
+    spiffe_id = examine_leaf(leaf, now_unix=now_unix).spiffe_id
+    node = node_of(spiffe_id) if spiffe_id is not None else None
+    if spiffe_id is None or node is None or isinstance(node, Refusal):
+        why = node.detail if isinstance(node, Refusal) else "it names no SPIFFE id"
+        raise IdentityError(f"{certificate_file} is not the certificate of a node: {why}")
+    files = _Folder(spiffe_id.trust_domain, folder / CA_CERTIFICATE, certificate_file, folder / NODE_KEY)
+    return load_identity(files, node, now_unix)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    domain: str
+    ca_file: Path
+    certificate_file: Path
+    key_file: Path
 
 
 def is_signed_by(leaf: x509.Certificate, authorities: Sequence[x509.Certificate]) -> bool:

@@ -264,6 +264,15 @@ DELTAS_DROPPED = CounterSpec(
     help="State deltas not used: duplicate, old_sequence, old_incarnation, malformed, wrong_node.",
     labels=("reason",),
 )
+STATE_SUBSCRIBERS = GaugeSpec(
+    name="infermesh_state_subscribers",
+    help="Routers that follow this node's state.",
+)
+REPORTS_REFUSED = CounterSpec(
+    name="infermesh_reports_refused_total",
+    help="States reported to this node by adapters of their own processes that were not taken: malformed, wrong_node.",
+    labels=("reason",),
+)
 GPU_UTILIZATION = GaugeSpec(name="DCGM_FI_DEV_GPU_UTIL", help="GPU utilization (in %).", labels=("node", "gpu_uuid"))
 GPU_MEMORY_USED = GaugeSpec(
     name="DCGM_FI_DEV_FB_USED", help="Framebuffer memory used (in MiB).", labels=("node", "gpu_uuid")

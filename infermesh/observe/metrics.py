@@ -69,6 +69,8 @@ class Metrics:
         self.view_version = Gauge(catalog.VIEW_VERSION, folded)
         self.deltas_received = Counter(catalog.DELTAS_RECEIVED, folded)
         self.deltas_dropped = Counter(catalog.DELTAS_DROPPED, folded)
+        self.state_subscribers = Gauge(catalog.STATE_SUBSCRIBERS, folded)
+        self.reports_refused = Counter(catalog.REPORTS_REFUSED, folded)
         self.gpu_utilization = Gauge(catalog.GPU_UTILIZATION, folded)
         self.gpu_memory_used = Gauge(catalog.GPU_MEMORY_USED, folded)
         self.gpu_memory_free = Gauge(catalog.GPU_MEMORY_FREE, folded)

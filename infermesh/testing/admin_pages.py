@@ -107,6 +107,10 @@ SCORE: Json = {
 
 EXPLAIN: Json = {
     "request_id": "abc123",
+    "route": "/v1/completions",
+    "protocol": "http/2",
+    "ending": "failed",
+    "reason": "broken_stream",
     "model": "emulated-8b",
     "received_unix_s": 1_700_000_000.25,
     "priority": "default",

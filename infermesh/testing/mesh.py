@@ -33,6 +33,7 @@ import trio
 from infermesh.core.model.names import NodeId
 from infermesh.emulator import EmulatorConfig, EmulatorServer, Faults, serve_emulator
 from infermesh.node.assemble import Node, NodeAddresses
+from infermesh.node.client_tls import load_client_tls
 from infermesh.node.identity import load_identity
 from infermesh.observe.logs import configure_logs
 from infermesh.testing.certificates import NodeFiles, TrustDomain
@@ -146,7 +147,9 @@ class MeshNode(Restartable):
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         config = write_config(self._files, self._lines)
-        self.node = Node(config, load_identity(config.trust, config.node.id, time.time()), self._rng)
+        identity = load_identity(config.trust, config.node.id, time.time())
+        client_tls = load_client_tls(config.client) if config.routes else None
+        self.node = Node(config, identity, self._rng, client_tls=client_tls)
         async with trio.open_nursery() as nursery:
             self.addresses = await nursery.start(self.node.run)
             self._keep_ports(self.addresses)

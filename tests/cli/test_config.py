@@ -48,7 +48,7 @@ def test_explain_works_before_there_is_a_file() -> None:
         "default": "127.0.0.1:8080",
         "origin": "default",
         "allowed": "",
-        "doc": "Where clients connect (HTTP/1.1).",
+        "doc": "Where clients connect (HTTP/1.1, HTTP/2, gRPC, WebSocket).",
     }
 
 

@@ -13,14 +13,16 @@ def test_the_choice_and_every_attempt_are_shown(mesh: RunCommand, admin: FakeAdm
     result = mesh("explain", "abc123", "--admin", admin.url)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[:8] == [
+    assert lines[:10] == [
         "request     abc123",
+        "asked       /v1/completions (http/2)",
         "model       emulated-8b",
         "received    2023-11-14 22:13:20.250 UTC",
         "priority    default",
         "policy      predicted_ms",
         "waited      12.5 ms for a slot of the fleet",
         "status      200",
+        "ending      failed: broken_stream",
         "",
     ]
     assert "not chosen: gpu-b: node dead" in lines

@@ -28,6 +28,7 @@ FILES = (
     "planes/data/ports.py",
     "planes/data/router_host.py",
     "planes/data/run.py",
+    "planes/data/scoring_service.py",
     "planes/data/serving.py",
     "planes/signal/publisher.py",
     "planes/signal/state_service.py",
@@ -43,6 +44,15 @@ SHAKING_HANDS_ON_ACCEPT = (
     "planes/data/ports.py: _Port._handshake: "
     "await connection.handshake(tls, trio.current_time() + parts.handshake_timeout_s, admit)"
 )
+SHAKING_HANDS_ON_ACCEPT_TASK = (
+    "net/listener.py: Listener._serve_one: await self._serve(sock)",
+    "planes/data/ports.py: MeshPort.serve: await serve_connection(connection, self._parts.log, prepare=handshake)",
+    "planes/data/serving.py: serve_connection: await prepare()",
+    (
+        "planes/data/ports.py: MeshPort.serve.handshake: "
+        "await self._handshake(connection, TlsSession(epoch.accept), admit)"
+    ),
+)
 PARK = "net/connection.py: Connection.park: await wait_task_rescheduled(abort)"
 HANDSHAKE = "net/connection.py: Connection.handshake: await self.park()"
 SERVE = "net/http1/server.py: ServerConnection.serve: await self.park()"
@@ -52,7 +62,10 @@ TASK = (
     "net/listener.py: Listener._serve_one: await self._serve(sock)",
 )
 CLIENT_TASK = (*TASK, "planes/data/ports.py: ClientPort.serve: await serve_connection(connection, self._parts.log)")
-MESH_TASK = (*TASK, "planes/data/ports.py: MeshPort.serve: await serve_connection(connection, self._parts.log)")
+MESH_TASK = (
+    *TASK,
+    "planes/data/ports.py: MeshPort.serve: await serve_connection(connection, self._parts.log, prepare=handshake)",
+)
 OPENING = (
     *CLIENT_TASK,
     CALL,
@@ -84,14 +97,20 @@ WAITING_AT_NODE = (PARK, SERVE, *MESH_TASK)
 RUNNING = "node/assemble.py: Node.run: async with trio.open_nursery()"
 
 ELSEWHERE = {
-    "planes/data/ports.py: ClientPort.serve: await self._accept(sock)": "tests/planes/data/test_ports.py",
-    "planes/data/ports.py: ClientPort._accept: await _begins_with_tls(sock)": "tests/planes/data/test_ports.py",
-    "planes/data/ports.py: ClientPort._accept: await self._handshake(connection, tls, _admit_anybody)": (
-        "tests/planes/data/test_ports.py"
-    ),
-    "planes/data/ports.py: _begins_with_tls: await trio.lowlevel.wait_readable(sock)": (
-        "tests/planes/data/test_ports.py"
-    ),
+    **{
+        f"planes/data/ports.py: {site}": "tests/planes/data/test_ports.py"
+        for site in (
+            "ClientPort.serve: await _begins_with_tls(sock)",
+            "_begins_with_tls: await trio.lowlevel.wait_readable(sock)",
+            "ClientPort.serve: await self._serve_secure(sock)",
+            "ClientPort._serve_secure: await serve_connection(connection, self._parts.log, prepare=handshake)",
+            "ClientPort._serve_secure.handshake: await self._handshake(connection, tls, admit)",
+        )
+    },
+    **{
+        f"planes/data/scoring_service.py: ScoringService.admit: {text}": "tests/planes/data/test_scoring_service.py"
+        for text in ("await waiter.told.wait()", "await trio.lowlevel.checkpoint_if_cancelled()")
+    },
     "node/assemble.py: Node.run: await nursery.start(self._runtimes.run)": "before any request",
     "node/assemble.py: Node.run: "
     "await nursery.start(partial(serve_admin, config.admin.listen, self.sources, self.telemetry.log))": (

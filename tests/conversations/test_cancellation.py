@@ -41,6 +41,7 @@ from tests.conversations.cancellation_sites import (
     RUNNING,
     SHAKING_HANDS,
     SHAKING_HANDS_ON_ACCEPT,
+    SHAKING_HANDS_ON_ACCEPT_TASK,
     SITES,
     SUBSCRIBER,
     SUBSCRIBER_ACKS,
@@ -167,8 +168,7 @@ ROWS = (
     Row(
         name="shaking hands on accept",
         at=(
-            "net/listener.py: Listener._serve_one: await self._serve(sock)",
-            "planes/data/ports.py: MeshPort.serve: await self._handshake(connection, tls, admit)",
+            *SHAKING_HANDS_ON_ACCEPT_TASK,
             SHAKING_HANDS_ON_ACCEPT,
             HANDSHAKE,
             PARK,

@@ -95,6 +95,7 @@ def test_each_request_has_one_line_with_its_ids_and_its_ending(fleet: Fleet, req
     assert [line["ending"] for line in booked] == ["completed", "completed", "invalid", "rejected", "completed"]
     assert [line["status"] for line in booked] == [200, 200, 400, 429, 200]
     assert booked[3]["reason"] == "deadline"
+    assert {line["protocol"] for line in booked} == {"http/1.1"}
 
 
 def test_no_secret_and_no_prompt_is_in_any_log_or_page(fleet: Fleet, request_ids: list[str]) -> None:

@@ -27,6 +27,6 @@ def test_the_service_has_its_streams() -> None:
     assert shape == {
         "ReportModelState": (True, True),
         "ReportGpuState": (True, True),
-        "Subscribe": (False, True),
+        "Subscribe": (True, True),
         "Ping": (False, False),
     }

@@ -27,7 +27,7 @@ from wire.http2.fields import Malformed, check_request, check_response, check_tr
 from wire.http2.frames import END_HEADERS, END_STREAM, NUMBER, PADDED, PRIORITIZED, STREAM_ID_MAX, ErrorCode
 from wire.http2.hpack import Decoder, HeaderListEndless, HeaderListTooLarge, HpackError
 from wire.http2.session import Session
-from wire.http2.streams import FINISHED, HALF_CLOSED_REMOTE, OPEN, RESET_BY_PEER, UNUSED, Stream
+from wire.http2.streams import FINISHED, HALF_CLOSED_REMOTE, IDLE, OPEN, RESET_BY_PEER, UNUSED, Stream
 from wire.limits import HTTP1_INTERIM_RESPONSES_MAX, HTTP2_CONTINUATIONS_MAX, HTTP2_HEADER_BLOCK_BYTES_MAX
 
 _TOO_LARGE_HEAD: Final = [(b":status", b"431"), (b"content-length", b"0")]
@@ -108,7 +108,7 @@ class HeaderBlocks:
             else:
                 self._late(stream_id, end_stream=end_stream)
             return
-        if session.streams.is_idle(stream_id):
+        if stream.state is IDLE:
             raise protocol_fault(f"HEADERS on stream {stream_id}, on which nothing was asked")
         if stream.state is HALF_CLOSED_REMOTE:
             raise StreamFault(stream_id, ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM")

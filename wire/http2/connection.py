@@ -165,22 +165,31 @@ class Http2Connection:
             stream.ending = True
             self._outbox.trailers(stream, fields)
             return
-        if self._session.is_server:
-            self._send_response(stream, fields, end_stream=end_stream)
-        else:
-            self._send_request(stream, fields, end_stream=end_stream)
+        if not self._session.is_server:
+            self._begin_request(stream, fields)
+        elif fields and fields[0][0] == b":status" and fields[0][1][:1] == b"1":
+            if end_stream:
+                raise LocalProtocolError(f"an interim response cannot end stream {stream_id}")
+            self._outbox.head(stream, fields, 0)
+            return
+        assert AFTER_HEAD[stream.state] is stream.state
+        stream.head_sent = True
+        stream.ending = end_stream
+        self._outbox.head(stream, fields, END_STREAM if end_stream else 0)
 
-    def send_data(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
-        """Content, straight into the output or queued behind what waits."""
+    def send_data(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> int:
+        """Content, straight into the output or queued behind what waits. Returns `queued_bytes`."""
         stream = self._streams.get(stream_id)
         if stream is None:
             self._check_used(stream_id)
-            return
+            return 0
         if stream.ending or not stream.head_sent:
             when = "after its end" if stream.ending else "before its head"
             raise LocalProtocolError(f"DATA on stream {stream_id} {when}")
         stream.ending = end_stream
         self._outbox.data(stream, data, end=end_stream)
+        queue = stream.queue
+        return 0 if queue is None else queue.queued_bytes
 
     def queued_bytes(self, stream_id: int) -> int:
         stream = self._streams.get(stream_id)
@@ -199,38 +208,25 @@ class Http2Connection:
         self._session.streams.reset_by_us(stream)
         self._outbox.reset(stream_id, code)
 
-    def credit(self, stream_id: int, flow_bytes: int) -> None:
-        """So many bytes of DataReceived on this stream have been consumed."""
+    def credit(self, stream_id: int, flow_bytes: int) -> bool:
+        """So many bytes of DataReceived on this stream have been consumed. Returns whether that made output."""
         session = self._session
-        session.credit_connection(flow_bytes)
+        told = session.credit_connection(flow_bytes)
         stream = self._streams.get(stream_id)
         if stream is not None and stream.state is not HALF_CLOSED_REMOTE:
             increment = stream.give_back(flow_bytes, self._stream_step)
             if increment:
                 session.outbox.control(encode_window_update(stream_id, increment))
+                return True
+        return told
 
-    def _send_request(self, stream: Stream, fields: Sequence[Field], *, end_stream: bool) -> None:
+    def _begin_request(self, stream: Stream, fields: Sequence[Field]) -> None:
         streams = self._session.streams
         if stream.stream_id < streams.highest:
             raise LocalProtocolError(f"stream {stream.stream_id} begins after stream {streams.highest} (section 5.1.1)")
         streams.highest = stream.stream_id
         stream.state = OPEN
         stream.bodiless = (b":method", b"HEAD") in fields
-        self._send_head(stream, fields, end_stream=end_stream)
-
-    def _send_response(self, stream: Stream, fields: Sequence[Field], *, end_stream: bool) -> None:
-        if fields and fields[0][0] == b":status" and fields[0][1][:1] == b"1":
-            if end_stream:
-                raise LocalProtocolError(f"an interim response cannot end stream {stream.stream_id}")
-            self._outbox.head(stream, fields, 0)
-            return
-        self._send_head(stream, fields, end_stream=end_stream)
-
-    def _send_head(self, stream: Stream, fields: Sequence[Field], *, end_stream: bool) -> None:
-        assert AFTER_HEAD[stream.state] is stream.state
-        stream.head_sent = True
-        stream.ending = end_stream
-        self._outbox.head(stream, fields, END_STREAM if end_stream else 0)
 
     def _check_used(self, stream_id: int) -> None:
         if self._session.streams.is_idle(stream_id) and not self.closed_by_fault and stream_id >= self._next_id:
@@ -254,6 +250,11 @@ class Http2Connection:
             return  # It has been told more than that.
         self.draining = True
         self._session.goaway(code, debug)
+
+    @property
+    def goaway_sent(self) -> bool:
+        """The peer has been told which of its streams is the last, or will be with the next output."""
+        return self._session.goaway_sent
 
     def drain(self) -> None:
         """Server: let the client stop by itself. It is warned, and the last stream is named once it has heard that."""

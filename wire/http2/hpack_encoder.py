@@ -31,6 +31,8 @@ from wire.limits import HPACK_TABLE_BYTES_MAX
 # Secrets stay out of tables, where a guess could be told from its size (RFC 7541 section 7.1).
 _SECRET_NAMES: Final = frozenset({b"authorization", b"set-cookie", b"x-api-key", b"api-key"})
 _SECRET_PREFIX: Final = b"proxy-"
+# Whose values never come a second time: not even remembered to have come once.
+_FLEETING_NAMES: Final = frozenset({b"x-infermesh-request-id", b"traceparent", b"grpc-timeout"})
 # A cookie this short can be guessed; longer crumbs are worth their place. Other implementations draw the line here too.
 _SECRET_COOKIE_BYTES_MAX: Final = 19
 # One field takes no more than this share of the table, or it would push out all the others.
@@ -102,20 +104,26 @@ class Encoder:
 
     def _represent(self, field: Field) -> bytes:
         name, value = field
-        if field.__class__ is NeverIndexed or _is_secret(name, value):
+        prefix = self._names.get(name)
+        # A name that has a prefix is no secret, whatever its value.
+        if field.__class__ is NeverIndexed or (prefix is None and _is_secret(name, value)):
             return self._name(name, _NEVER_INDEXED) + _plain(value)
-        index = _STATIC_INDEXES.get(field) or self._index_of(self._numbers.get(field))
-        if index:
-            octets = self._indexed[field] = _integer(index, _INDEXED)
+        if prefix is not None and name in _FLEETING_NAMES:
+            return prefix + _plain(value)
+        index = _STATIC_INDEXES.get(field)
+        number = self._numbers.get(field)
+        if index or number:
+            octets = self._indexed[field] = _integer(index or self._index_of(number), _INDEXED)
             return octets
         size = len(name) + len(value) + FIELD_OVERHEAD_BYTES
         if size * _TABLE_SHARE > self._table_bytes_allowed:
             return self._name(name, _NOT_ADDED) + _plain(value)
-        prefix = self._names.get(name)
         if prefix is None:
             if not self._name_index(name):
                 return self._add(field, size)
-            prefix = self._names[name] = self._name(name, _NOT_ADDED)
+            prefix = self._name(name, _NOT_ADDED)
+            if name != b"cookie":  # Of which some are secrets.
+                self._names[name] = prefix
         if field in self._once:
             return self._add(field, size)
         if self._once_bytes + size > HPACK_TABLE_BYTES_MAX:
@@ -123,7 +131,8 @@ class Encoder:
             self._once_bytes = 0
         self._once.add(field)
         self._once_bytes += size
-        return prefix + _plain(value)
+        length = len(value)
+        return prefix + _LENGTHS[length] + value if length < 256 else prefix + _plain(value)
 
     def _add(self, field: Field, size: int) -> bytes:
         name, value = field

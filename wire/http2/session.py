@@ -61,10 +61,12 @@ class Session:
         self.drain_ping: bytes | None = None  # The one that `drain` sent, until it is acknowledged.
         self.drain_untimed = False
 
-    def credit_connection(self, flow_bytes: int) -> None:
+    def credit_connection(self, flow_bytes: int) -> bool:
+        """Whether the peer is told now."""
         increment = self.windows.give_back(flow_bytes, self._connection_step)
         if increment:
             self.outbox.control(encode_window_update(0, increment))
+        return increment > 0
 
     def fail_stream(self, stream_id: int, code: ErrorCode, why: str, events: list[Event]) -> None:
         """The peer broke a rule on one stream: RST_STREAM, whatever has become of it meanwhile."""

@@ -112,8 +112,10 @@ class Race(Generic[T]):
         self.wake_at = now + self.hedge_after_s if room and self._may_hedge else math.inf
 
     def _end(self) -> list[Effect[T]]:
-        cancels: list[Effect[T]] = [Cancel(attempt) for attempt in self._live]
-        self._live.clear()
+        cancels: list[Effect[T]] = []
+        if self._live:
+            cancels += [Cancel(attempt) for attempt in self._live]
+            self._live.clear()
         self._launched = len(self.targets)
         self.wake_at = math.inf
         return cancels

@@ -44,11 +44,14 @@ class GrpcServices:
         *,
         peer_of: PeerOf = _nobody,
         on_ended: CallEnds | None = None,
+        reserved: tuple[bytes, ...] = (),
     ) -> None:
+        """`reserved`: beginnings of paths that are nobody else's; what is not served of them is refused here."""
         self._log = log
         self._limits = limits
         self._peer_of = peer_of
         self._on_ended = on_ended
+        self._reserved = reserved
         self.services = tuple(services)
         self._routes: dict[bytes, AnyRoute] = {}
         self._plain: dict[bytes, PlainMethod] = {}  # Methods that wait for nothing, by path.
@@ -73,7 +76,7 @@ class GrpcServices:
         """None: a path that is not served here. Its answer is then somebody else's affair."""
         route = self._routes.get(stream.head.target)
         if route is None:
-            return None
+            return self.refuse(stream) if stream.head.target.startswith(self._reserved) else None
         request = stream.head
         head = read_request(request.method, request.target, request.fields)
         if isinstance(head, CallHead):

@@ -344,7 +344,9 @@ class ServerConnection(Connection):
             return False
         head = parse_request_head(buffer[start:end])
         if head.expect and head.expect.lower() != b"100-continue":
-            self.refuse(Refusal(417, "expectation", f"cannot meet the expectation {head.expect[:80]!r}"))
+            self.refuse(
+                Refusal(417, "expectation", f"cannot meet the expectation {head.expect[:80].decode('latin-1')!r}")
+            )
             return False
         limit = self._limits.body_bytes_max
         if head.framing > limit:

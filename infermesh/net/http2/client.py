@@ -18,6 +18,7 @@ from infermesh.net.http2.client_stream import Http2UpstreamStream
 from infermesh.net.http2.endpoint import EndpointTimes, Http2Endpoint
 from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
+from wire.errors import LocalProtocolError
 from wire.http2.config import Http2Config, Role
 from wire.http2.events import (
     DataReceived,
@@ -115,10 +116,11 @@ class Http2ClientConnection(Http2Endpoint):
         """A reserved stream opens. Returns why it cannot, if so."""
         if self.closed:
             return "closed before the request was sent"
-        if not self.machine.can_open:
+        try:
+            stream.stream_id = self.machine.open_stream()
+        except LocalProtocolError:
             return "the peer takes no further streams on this connection"
         self._reserved -= 1
-        stream.stream_id = self.machine.open_stream()
         self._streams[stream.stream_id] = stream
         self.exchanges += 1
         stream.reused = self.exchanges > 1
@@ -157,7 +159,6 @@ class Http2ClientConnection(Http2Endpoint):
     def on_http_event(self, event: Event) -> None:
         match event:
             case DataReceived() | HeadersReceived() | TrailersReceived() | InterimReceived():
-                self.on_payload_heard()
                 self._on_payload(event)
             case StreamReset():
                 stream = self._streams.get(event.stream_id)

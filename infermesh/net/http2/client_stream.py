@@ -79,8 +79,8 @@ class Http2UpstreamStream(Http2Stream):
         self._buffer = b""
         self._buffer_flow = 0
         self._heard_mark = 0
-        self.bytes_in = 0
-        self.tally = ExchangeTally()
+        self.bytes_in = 0  # Roughly: of a head its fields are counted.
+        self.tally = ExchangeTally()  # Without events, which gRPC's answers do not have.
         self.trailers: list[Field] = []
         self.final_status = 0  # The head's, unless whoever knows what the trailers mean says otherwise.
         self.reset_code = -1  # Of the RST_STREAM by which the peer ended it.
@@ -95,7 +95,7 @@ class Http2UpstreamStream(Http2Stream):
         assert self.stream_id == 0, "the stream is open already"
         assert not self.closed
         self._sink = sink
-        self._method = next(value for name, value in fields if name == b":method")
+        self._method = dict(fields)[b":method"]
         refusal = self.connection.admit(self)
         if refusal:
             self.unprocessed = self.reused = True
@@ -154,23 +154,21 @@ class Http2UpstreamStream(Http2Stream):
         head = response_head(event.fields, method=self._method, end_stream=event.end_stream)
         self.received_end = self.head_only = event.end_stream
         self.final_status = head.status
-        self._count(sum(map(len, head.lines)))
+        self.bytes_in += len(event.fields)
+        self.tally.bytes_in += len(event.fields)
         assert self._sink is not None
         self._sink.on_head(self, head)
         if self.received_end and self._holding:
             self._begin_held()
 
     def on_data(self, event: DataReceived) -> None:
-        data = event.data
-        self._owed += event.flow_bytes
+        data, flow_bytes = event.data, event.flow_bytes
+        self._owed += flow_bytes
         self.received_end = event.end_stream
-        self._count(len(data))
-        tally = self.tally
-        tally.events += data.count(b"data: ")
-        if b'"usage"' in data:
-            tally.usage = data
+        self.bytes_in += len(data)
+        self.tally.bytes_in += len(data)
         if self._reading:
-            self._pass(data, event.flow_bytes)
+            self._pass(data, flow_bytes)
             return
         assert self._holding, "a sink must say where the body goes"
         if data or event.end_stream:
@@ -212,10 +210,6 @@ class Http2UpstreamStream(Http2Stream):
         self._holding = False
         assert self._sink is not None
         self._sink.on_first_bytes(self)
-
-    def _count(self, size: int) -> None:
-        self.bytes_in += size
-        self.tally.bytes_in += size
 
     def _pass(self, data: bytes, flow_bytes: int) -> None:
         if data:

@@ -23,12 +23,21 @@ from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
 from wire.http2.config import Http2Config
 from wire.http2.connection import Http2Connection
-from wire.http2.events import ConnectionEnded, Event, PingAcked
+from wire.http2.events import (
+    ConnectionEnded,
+    DataReceived,
+    Event,
+    HeadersReceived,
+    InterimReceived,
+    PingAcked,
+    TrailersReceived,
+)
 from wire.http2.frames import ErrorCode
 
 if TYPE_CHECKING:
     from infermesh.net.http2.stream import Http2Stream
 
+_OF_STREAMS: Final = frozenset({DataReceived, HeadersReceived, TrailersReceived, InterimReceived})
 _LINGER_S: Final = 2.0
 _LINGER_BYTES_MAX: Final = 1 << 20
 _PING: Final = b"infrmesh"  # Any eight bytes: which ping is answered does not matter, only that one is.
@@ -52,7 +61,6 @@ class Http2Endpoint(Connection):
     __slots__ = (
         "_begun",
         "_ended",
-        "_flush_due",
         "_heard_at",
         "_idle_by",
         "_linger_by",
@@ -64,6 +72,7 @@ class Http2Endpoint(Connection):
         "_sent_mark",
         "_times",
         "_waiting",
+        "flush_due",
         "machine",
     )
 
@@ -81,7 +90,7 @@ class Http2Endpoint(Connection):
         self.machine = Http2Connection(config, now)
         self._times = times
         self._begun = False
-        self._flush_due = False
+        self.flush_due = False  # It is asked for already: no need to ask again.
         self._receiving = False
         self._ended = False  # Our side has said its last; what still comes is thrown away.
         self._waiting: dict[Http2Stream, None] = {}  # Held back, oldest first.
@@ -147,7 +156,12 @@ class Http2Endpoint(Connection):
         try:
             for event in events:
                 kind = type(event)
-                if kind is ConnectionEnded:
+                if kind in _OF_STREAMS:
+                    # The connection is in use, and a peer that counts pings in silence starts anew.
+                    self._pings_in_silence = 0
+                    self._idle_by = math.inf
+                    self.on_http_event(event)
+                elif kind is ConnectionEnded:
                     assert isinstance(event, ConnectionEnded)
                     self._end_broken(event)
                 elif kind is PingAcked:
@@ -174,9 +188,9 @@ class Http2Endpoint(Connection):
 
     def flush_soon(self) -> None:
         """The machine may have output: it goes out with the batch under way, together with whatever else comes up."""
-        if self._flush_due or self._receiving or self.closed:
+        if self.flush_due or self._receiving or self.closed:
             return
-        self._flush_due = True
+        self.flush_due = True
         if not self.reactor.flush_after_batch(self):
             self.flush_from_outside()
 
@@ -188,7 +202,7 @@ class Http2Endpoint(Connection):
             self._end_crashed(error)
 
     def flush(self) -> None:
-        self._flush_due = False
+        self.flush_due = False
         if self.closed or self._ended:
             return
         self._write_output()
@@ -258,11 +272,6 @@ class Http2Endpoint(Connection):
         if self._pings_in_silence >= _PINGS_IN_SILENCE_MAX:
             after_s = max(after_s, _PING_INTERVAL_IN_SILENCE_S)
         return self._heard_at + after_s
-
-    def on_payload_heard(self) -> None:
-        """A frame of a stream came: the connection is in use, and a peer that counts pings in silence starts anew."""
-        self._pings_in_silence = 0
-        self._idle_by = math.inf
 
     def on_deadline(self, now: float) -> None:
         try:

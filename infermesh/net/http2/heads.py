@@ -45,7 +45,7 @@ def response_head(fields: list[Field], *, method: bytes, end_stream: bool) -> Re
     if end_stream or method == b"HEAD" or status in _BODILESS or status < 200:
         framing = 0
     else:
-        length = next((value for name, value in rest if name == b"content-length"), None)
+        length = dict(rest).get(b"content-length")
         framing = CHUNKED if length is None else int(length)
     return ResponseHead(status, REASONS.get(status, b""), 1, rest, [], framing, True)
 

@@ -47,6 +47,7 @@ SERVER_CONFIG: Final = Http2Config(
     role=Role.SERVER, streams_max=128, window_bytes=512 << 10, connection_window_bytes=64 << 20
 )
 LINGER_S: Final = 1.0
+_LAST_WORDS_S: Final = 0.1
 _UNSENT_HIGH_BYTES: Final = 262_144
 # Bodies that are being collected on one connection, in bodies of the largest size.
 _BODIES_COLLECTED_MAX: Final = 4
@@ -140,7 +141,7 @@ class Http2ServerConnection(Http2Endpoint):
                 while not self.closed:
                     while self._starting:
                         nursery.start_soon(self._starting.popleft().run_calls)
-                    if self._flush_due:
+                    if self.flush_due:
                         self.flush()
                     else:
                         await self.park()
@@ -166,6 +167,11 @@ class Http2ServerConnection(Http2Endpoint):
             self.machine.drain()
             self.flush()
 
+    @property
+    def winding_down(self) -> bool:
+        """The client has been warned, and what it sent before it knew may still come."""
+        return self.machine.draining and not self.machine.goaway_sent and not self.closed
+
     def on_idle(self) -> None:
         """A request may be on its way: the client is warned, and only then is it over."""
         if self.machine.draining:
@@ -176,9 +182,6 @@ class Http2ServerConnection(Http2Endpoint):
     # --- events: plain calls; what one raises ends its stream only ---
 
     def on_http_event(self, event: Event) -> None:
-        kind = type(event)
-        if kind is HeadersReceived or kind is DataReceived or kind is TrailersReceived:
-            self.on_payload_heard()
         match event:
             case DataReceived():
                 self._on_data(event)
@@ -221,7 +224,7 @@ class Http2ServerConnection(Http2Endpoint):
         if stream is None:  # It was answered before its request was whole. Its own window is left to close.
             self.machine.credit(0, event.flow_bytes)
             if event.end_stream:
-                self.stop_lingering(event.stream_id)
+                self._heard_all(event.stream_id)
             return
         try:
             stream.on_data(event)
@@ -231,7 +234,7 @@ class Http2ServerConnection(Http2Endpoint):
     def _on_trailers(self, event: TrailersReceived) -> None:
         stream = self._streams.get(event.stream_id)
         if stream is None:
-            self.stop_lingering(event.stream_id)
+            self._heard_all(event.stream_id)
             return
         try:
             stream.on_trailers(event.fields)
@@ -267,7 +270,17 @@ class Http2ServerConnection(Http2Endpoint):
         """Its answer is complete. Of a request that is not, the rest is not wanted, and the client is told so without
         an error (RFC 9113 section 8.1), a while later: some take a reset at once for the loss of the answer."""
         if not stream.received_end:
-            self._lingering[stream.stream_id] = Lingering(self, stream.stream_id)
+            self._lingering[stream.stream_id] = Lingering(self, stream.stream_id, ErrorCode.NO_ERROR, LINGER_S)
+
+    def broken_off(self, stream: Http2ServerStream) -> None:
+        """Its last words are under way. Clients throw away what they have not read by the time a reset comes."""
+        self._lingering[stream.stream_id] = Lingering(self, stream.stream_id, ErrorCode.INTERNAL_ERROR, _LAST_WORDS_S)
+
+    def _heard_all(self, stream_id: int) -> None:
+        """A request whose answer is complete has ended: the stream needs no reset any more, unless it broke off."""
+        lingering = self._lingering.get(stream_id)
+        if lingering is not None and lingering.code is ErrorCode.NO_ERROR:
+            self.stop_lingering(stream_id)
 
     def stop_lingering(self, stream_id: int) -> None:
         """The client has said the rest, or reset the stream itself; or it has had its time."""
@@ -308,24 +321,26 @@ class Http2ServerConnection(Http2Endpoint):
 
 
 class Lingering:
-    """A stream whose answer is out, or queued, while its request is not whole: it is reset after a while."""
+    """A stream whose answer is out, or queued, and is all that will come: it is reset after a while."""
 
-    __slots__ = ("_connection", "_stream_id", "deadline", "timer")
+    __slots__ = ("_after_s", "_connection", "_stream_id", "code", "deadline", "timer")
 
-    def __init__(self, connection: Http2ServerConnection, stream_id: int) -> None:
+    def __init__(self, connection: Http2ServerConnection, stream_id: int, code: ErrorCode, after_s: float) -> None:
         self._connection = connection
         self._stream_id = stream_id
+        self._after_s = after_s
+        self.code = code
         self.deadline = math.inf
         self.timer: Entry | None = None
-        connection.timers.arm(self, connection.timers.now() + LINGER_S)
+        connection.timers.arm(self, connection.timers.now() + after_s)
 
     def on_deadline(self, now: float) -> None:
         connection, stream_id = self._connection, self._stream_id
         if connection.machine.queued_bytes(stream_id):  # The answer is still to be taken, which has its own time.
-            connection.timers.arm(self, now + LINGER_S)
+            connection.timers.arm(self, now + self._after_s)
             return
         connection.stop_lingering(stream_id)
-        connection.machine.reset(stream_id, ErrorCode.NO_ERROR)
+        connection.machine.reset(stream_id, self.code)
         connection.flush_soon()
 
 

@@ -114,6 +114,14 @@ class Http2ServerStream(Http2Stream):
             self.connection.finished(self)
             self._end()
 
+    def break_off(self, last_words: bytes) -> None:
+        """End it without a clean end, a moment after the client could read `last_words`."""
+        self.work = None
+        self.send_data(last_words)
+        if not self.closed:
+            self.connection.broken_off(self)
+            self._end()
+
     def lose(self, why: str) -> None:
         """End it without a clean end."""
         self.reset(ErrorCode.INTERNAL_ERROR)
@@ -176,7 +184,9 @@ class Http2ServerStream(Http2Stream):
             status = 501 if self.protocol else 405
             self.refuse(Refusal(status, "malformed", "CONNECT is not offered here"))
         elif head.expect and head.expect.lower() != b"100-continue":
-            self.refuse(Refusal(417, "expectation", f"cannot meet the expectation {head.expect[:80]!r}"))
+            self.refuse(
+                Refusal(417, "expectation", f"cannot meet the expectation {head.expect[:80].decode('latin-1')!r}")
+            )
         elif head.framing > limit:
             self.refuse(Refusal(413, "body_oversized", f"body of {head.framing} bytes; at most {limit} are taken"))
         elif end:

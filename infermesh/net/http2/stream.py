@@ -74,8 +74,10 @@ class Http2Stream:
         if not self.closed:
             self._sent_end = end
             self.said_head = fields[0][1][:1] != b"1"  # An interim head says nothing yet.
-            self.endpoint.machine.send_headers(self.stream_id, fields, end_stream=end)
-            self.endpoint.flush_soon()
+            endpoint = self.endpoint
+            endpoint.machine.send_headers(self.stream_id, fields, end_stream=end)
+            if not endpoint.flush_due:
+                endpoint.flush_soon()
 
     def send_data(self, data: bytes, *, end: bool = False, source: Source | None = None) -> None:
         """Send, or keep what the peer does not take; then `source`, whose bytes these are, is paused."""
@@ -83,20 +85,20 @@ class Http2Stream:
             return
         endpoint = self.endpoint
         self._sent_end = end
-        endpoint.machine.send_data(self.stream_id, data, end_stream=end)
-        endpoint.flush_soon()
-        if (
-            endpoint.machine.queued_bytes(self.stream_id) > QUEUED_HIGH_BYTES
-            or endpoint.backlog_len > BACKLOG_HIGH_BYTES
-        ):
+        queued_bytes = endpoint.machine.send_data(self.stream_id, data, end_stream=end)
+        if not endpoint.flush_due:
+            endpoint.flush_soon()
+        if queued_bytes > QUEUED_HIGH_BYTES or endpoint.backlog_len > BACKLOG_HIGH_BYTES:
             self._hold_back(source)
 
     def send_trailers(self, fields: list[Field]) -> None:
         """They follow the data that still waits, and end what we say."""
         if not self.closed:
             self._sent_end = True
-            self.endpoint.machine.send_headers(self.stream_id, fields, end_stream=True)
-            self.endpoint.flush_soon()
+            endpoint = self.endpoint
+            endpoint.machine.send_headers(self.stream_id, fields, end_stream=True)
+            if not endpoint.flush_due:
+                endpoint.flush_soon()
 
     async def drain(self) -> None:
         """Wait until what is queued is low. Raises ConnectionLost when it never will be."""
@@ -153,7 +155,8 @@ class Http2Stream:
             return
         assert flow_bytes <= self._owed, "more is given back than came"
         self._owed -= flow_bytes
-        self._give_back(flow_bytes)
+        if flow_bytes and self.endpoint.machine.credit(self.stream_id, flow_bytes):
+            self.endpoint.flush_soon()
 
     def pause(self) -> None:
         if not self.closed:
@@ -166,13 +169,6 @@ class Http2Stream:
             if consumed:
                 self.credit(consumed)
 
-    def _give_back(self, flow_bytes: int) -> None:
-        if flow_bytes:
-            machine = self.endpoint.machine
-            machine.credit(self.stream_id, flow_bytes)
-            if machine.has_output:
-                self.endpoint.flush_soon()
-
     # --- ending ---
 
     def _close(self) -> None:
@@ -180,6 +176,7 @@ class Http2Stream:
         self.closed = True
         self.paused = False
         owed, self._owed = self._owed, 0
-        self._release()
-        if not self.endpoint.closed:
-            self._give_back(owed)
+        if self._held_back:
+            self._release()
+        if owed and not self.endpoint.closed and self.endpoint.machine.credit(self.stream_id, owed):
+            self.endpoint.flush_soon()

@@ -75,6 +75,7 @@ def record_value(record: RequestRecord, view: RoutingView, unix_offset_s: float)
     return {
         "request_id": record.request_id,
         "route": record.route,
+        "protocol": record.protocol,
         "model": record.model,
         "trace_id": record.trace_id.decode(),
         "received_unix_s": round(record.received_at + unix_offset_s, 6),

@@ -169,7 +169,7 @@ class Frontend:
         except RequestRefused as refused:
             writer.refuse(asker, refused, request.head.method, [(b"x-infermesh-request-id", name.request_id)])
             return
-        record = _record_of(name, route, request, facts)
+        record = _record_of(name, (writer.protocol, route), request, facts)
         Inference(self, asker, writer, RequestContext(request, facts, record, name)).begin()
 
     def _facts(self, request: Request, call: kserve.ModelCall | None) -> RequestFacts:
@@ -208,7 +208,7 @@ class Frontend:
         if model not in self._view.eligible:
             raise self._unknown_model(model)
         route = request.head.path.decode("latin-1")[:_ROUTE_CHARS_MAX]
-        record = _record_of(name, route, request, facts)
+        record = _record_of(name, (writer.protocol, route), request, facts)
         return Inference(self, asker, writer, RequestContext(request, facts, record, name, sender))
 
     # --- refusals ---
@@ -259,10 +259,13 @@ class Frontend:
         asker.respond(200, [JSON_TYPE], msgspec.json.encode(value), method=method)
 
 
-def _record_of(name: RequestName, route: str, request: Request, facts: RequestFacts) -> RequestRecord:
+def _record_of(name: RequestName, asked: tuple[str, str], request: Request, facts: RequestFacts) -> RequestRecord:
+    """`asked`: by which protocol, and for what."""
+    protocol, route = asked
     return RequestRecord(
         request_id=name.request_id.decode(),
         route=route,
+        protocol=protocol,
         received_at=request.received_at,
         model=facts.model,
         priority=facts.priority,

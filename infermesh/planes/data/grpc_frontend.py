@@ -39,6 +39,7 @@ from wire.grpc.timeout import parse_timeout
 from wire.http1 import Field
 
 _MODEL_FIELD: Final = b"x-infermesh-model"
+_OF_NODES: Final = "/infermesh."
 
 
 class GrpcFrontend:
@@ -99,10 +100,7 @@ class _Call:
             if reply is not None:
                 return _Whole(stream, reply)
         if self._model is None and self._at is None:
-            text = (
-                f"metadata {_MODEL_FIELD.decode()} must name the model: {path[:80]!r} is no service that says it itself"
-            )
-            raise self._bad(400, "missing_model", text)
+            raise self._unknown_method(path[:80].decode("latin-1"))
         self.deadline = self._received_at + self._timeout_s()
         self._request = GrpcRequest(
             stream,
@@ -191,13 +189,24 @@ class _Call:
         if request.kept_bytes < self._look_at and not request.complete:
             return None
         so_far = request.so_far
-        self._look_at = next_look(so_far)
         encoding = self._stream.head.value(b"grpc-encoding")
         try:
-            return read_model(so_far, self._at, encoding, whole=request.complete)
+            model = read_model(so_far, self._at, encoding, whole=request.complete)
         except Unnamed as error:
             text = f"{error}; the model can also be named in metadata {_MODEL_FIELD.decode()}"
             raise self._bad(400, "missing_model", text) from error
+        if model is None:
+            self._look_at = next_look(so_far)
+        return model
+
+    def _unknown_method(self, path: str) -> RequestRefused:
+        """Unimplemented, as by any server: clients go by that when they look for what there is."""
+        if path.startswith(_OF_NODES):
+            text = f"{path} is not served here: what nodes say to each other goes over the mesh port (mesh.listen)"
+        else:
+            named = f"name the model in metadata {_MODEL_FIELD.decode()}"
+            text = f"{path} is not known here; to reach it in a runtime, {named}"
+        return self._bad(501, "unknown_method", text)
 
     def _bad(self, status: int, code: str, text: str) -> RequestRefused:
         return self._parts.frontend.bad_request("other", RequestRefused(status, code, text))

@@ -98,7 +98,7 @@ def next_look(data: bytes) -> int:
 
 def _inflated(message: bytes, encoding: bytes | None) -> bytes:
     if encoding not in (b"gzip", b"deflate"):
-        raise Unnamed(f"the first message is compressed, and grpc-encoding is {encoding!r}")
+        raise Unnamed(f"the first message is compressed, and grpc-encoding is {(encoding or b'').decode('latin-1')!r}")
     inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # Either header.
     try:
         return inflater.decompress(message, PEEK_BYTES_MAX)

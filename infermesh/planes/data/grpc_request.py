@@ -132,7 +132,8 @@ class GrpcRequest:
             _count_attempts(fields, attempt.number)
         up.open(fields, attempt, data=self.so_far, end=self.complete)
         withheld, self._withheld = self._withheld, 0
-        self._stream.credit(withheld)
+        if withheld:
+            self._stream.credit(withheld)
 
     def release(self) -> None:
         """Everybody who is told is let go: a call that has ended is freed here and now, without the collector."""

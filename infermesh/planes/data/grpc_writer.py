@@ -39,6 +39,7 @@ _CODES: Final = {
 
 class GrpcWriter:
     __slots__ = ()
+    protocol: Final = "grpc"
 
     def status_of(self, up: Upstream, head: ResponseHead) -> int:
         assert isinstance(up, Http2UpstreamStream)
@@ -70,10 +71,11 @@ class GrpcWriter:
             up.read_body()
 
     def payload(self, run: Run, up: Upstream, payload: bytes) -> None:
+        stream = run.asker
         assert isinstance(up, Http2UpstreamStream)
-        stream = _stream(run.asker)
+        assert isinstance(stream, Http2ServerStream)
         if not stream.said_all:  # (It may be the body of an answer that is no gRPC.)
-            stream.write_from(payload, up)
+            stream.send_data(payload, source=up)
 
     def end(self, run: Run, up: Upstream) -> None:
         assert isinstance(up, Http2UpstreamStream)

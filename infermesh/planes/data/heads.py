@@ -55,9 +55,10 @@ def upstream_request(head: RequestHead, body: bytes, added: Sequence[bytes]) -> 
 
 
 def upstream_fields(head: RequestHead, added: Sequence[bytes]) -> list[Field]:
-    """A gRPC request as it goes on over HTTP/2. Its deadline is for the caller to add: time has passed."""
-    listed = [value for name, value in head.fields if name == b"connection"]
-    drops = _GRPC_DROPS | connection_options(listed) if listed else _GRPC_DROPS
+    """A gRPC request as it goes on over HTTP/2, by which it came: so it has no fields of one connection.
+
+    Its deadline is for the caller to add: time has passed.
+    """
     fields = [
         (b":method", head.method),
         (b":scheme", b"http"),
@@ -65,7 +66,7 @@ def upstream_fields(head: RequestHead, added: Sequence[bytes]) -> list[Field]:
         (b":authority", head.host or b"localhost"),  # An empty one is malformed.
         (b"te", b"trailers"),
     ]
-    fields += [field for field in head.fields if field[0] not in drops and field[0][:_OURS_LEN] != _OURS]
+    fields += [field for field in head.fields if field[0] not in _GRPC_DROPS and field[0][:_OURS_LEN] != _OURS]
     for line in added:
         name, _, value = line.partition(b": ")
         fields.append((name, value))

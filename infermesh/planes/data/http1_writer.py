@@ -18,6 +18,7 @@ from wire.http1 import Field, ResponseHead
 
 class Http1Writer:
     __slots__ = ("_last_words",)
+    protocol: Final = "http/1.1"
 
     def __init__(self, *, last_words: bool = True) -> None:
         """`last_words`: a stream that breaks off ends with an error event; where the asker is a client."""

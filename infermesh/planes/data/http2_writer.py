@@ -25,6 +25,7 @@ from wire.http2.frames import ErrorCode
 
 class Http2Writer:
     __slots__ = ("_last_words",)
+    protocol: Final = "http/2"
 
     def __init__(self, *, last_words: bool = True) -> None:
         """`last_words`: as `Http1Writer`'s."""
@@ -55,9 +56,10 @@ class Http2Writer:
     def break_off(self, run: Run, up: Upstream, head: ResponseHead) -> None:
         stream = _stream(run.asker)
         if self._last_words and is_event_stream(head):
-            stream.send_data(broken_stream_event(run.failure))
-        stream.work = None  # The run is ending by itself.
-        stream.reset(ErrorCode.INTERNAL_ERROR)
+            stream.break_off(broken_stream_event(run.failure))
+        else:
+            stream.work = None  # The run is ending by itself.
+            stream.reset(ErrorCode.INTERNAL_ERROR)
 
     def refuse(self, asker: Asker, refused: RequestRefused, method: bytes, fields: Sequence[Field] = ()) -> None:
         send_refusal(asker, refused, method, fields)

@@ -64,14 +64,16 @@ class Ledger:
         self._models: dict[str, _ModelCounters] = {}
         self._answers: dict[tuple[str, str, str], _AnswerCounters] = {}
         self._chosen: dict[tuple[str, str], Value] = {}
-        self._verdicts: dict[tuple[str, str], Value] = {}
+        self._verdicts: dict[tuple[str, Verdict], Value] = {}
         self._choice: Distribution = metrics.choice.child()
 
     # --- on the way ---
 
     def arrived(self, record: RequestRecord) -> None:
         """An inference request for a model that the fleet knows."""
-        counters = self._model(record.model)
+        counters = self._models.get(record.model)
+        if counters is None:
+            counters = self._models[record.model] = _ModelCounters(self.metrics, record.model)
         counters.requests.value += 1
         counters.in_flight.value += 1
         self._records.append(record)
@@ -83,7 +85,7 @@ class Ledger:
         self._choice.observe(record.choice_s)
 
     def waited(self, record: RequestRecord) -> None:
-        self._model(record.model).queue_wait.observe(record.queue_wait_s)
+        self._models[record.model].queue_wait.observe(record.queue_wait_s)
 
     def dispatched(self, model: ModelName, attempt: AttemptRecord) -> None:
         key = (model, attempt.node)
@@ -106,7 +108,7 @@ class Ledger:
     def attempt_ended(self, attempt: AttemptRecord, *, cancel_reason: str) -> None:
         verdict = attempt.verdict
         assert verdict is not None
-        key = (attempt.node, verdict.value)
+        key = (attempt.node, verdict)
         counter = self._verdicts.get(key)
         if counter is None:
             counter = self._verdicts[key] = self.metrics.upstream_attempts.child(
@@ -124,7 +126,7 @@ class Ledger:
         assert record.ended_at == 0.0, "a request ends once"
         record.ended_at = now
         model = record.model
-        self._model(model).in_flight.value -= 1
+        self._models[model].in_flight.value -= 1
         ending = record.ending
         if ending is Ending.COMPLETED:
             self._completed(record, now)
@@ -154,12 +156,6 @@ class Ledger:
 
     # --- inside ---
 
-    def _model(self, model: ModelName) -> _ModelCounters:
-        counters = self._models.get(model)
-        if counters is None:
-            counters = self._models[model] = _ModelCounters(self.metrics, model)
-        return counters
-
     def _completed(self, record: RequestRecord, now: float) -> None:
         key = (record.model, record.runtime, record.winner or "")
         counters = self._answers.get(key)
@@ -182,6 +178,7 @@ class Ledger:
             trace_id=record.trace_id.decode(),
             span_id=record.span_id.decode(),
             route=record.route,
+            protocol=record.protocol,
             model=record.model,
             ending=record.ending.value,
             status=record.status,

@@ -256,7 +256,9 @@ class LocalPlane:
         replica = head.value(b"x-infermesh-replica") or b"0"
         if not replica.isdigit() or len(replica) > _REPLICA_DIGITS_MAX:
             self._refuse("other")
-            raise RequestRefused(400, "invalid_replica", f"x-infermesh-replica is {replica[:16]!r}: not a small number")
+            raise RequestRefused(
+                400, "invalid_replica", f"x-infermesh-replica is {replica[:16].decode('latin-1')!r}: not a small number"
+            )
         return target_key(self._me, ModelName(model.decode("utf-8", "replace")), int(replica))
 
     def _refuse(self, reason: str) -> None:

@@ -122,7 +122,7 @@ def _priority(value: bytes) -> Priority:
     found = _PRIORITIES.get(value.strip().lower())
     if found is None:
         allowed = ", ".join(name.decode() for name in _PRIORITIES)
-        text = f"x-infermesh-priority is {value[:40]!r}; allowed: {allowed}"
+        text = f"x-infermesh-priority is {value[:40].decode('latin-1')!r}; allowed: {allowed}"
         raise RequestRefused(400, "invalid_priority", text, param="x-infermesh-priority")
     return found
 
@@ -133,7 +133,8 @@ def _deadline_s(value: bytes) -> float:
     except ValueError:
         deadline_ms = -1.0
     if not 0 < deadline_ms <= DEADLINE_MS_MAX:
-        text = f"x-infermesh-deadline-ms is {value[:40]!r}; it must be a number of milliseconds above 0, up to a day"
+        shown = value[:40].decode("latin-1")
+        text = f"x-infermesh-deadline-ms is {shown!r}; it must be a number of milliseconds above 0, up to a day"
         raise RequestRefused(400, "invalid_deadline", text, param="x-infermesh-deadline-ms")
     return deadline_ms / 1000.0
 

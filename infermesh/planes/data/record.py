@@ -44,6 +44,7 @@ class AttemptRecord:
 class RequestRecord:
     request_id: str
     route: str  # "/v1/chat/completions"
+    protocol: str  # The writer's: "http/1.1", "http/2", "grpc", "websocket".
     received_at: float
     model: ModelName = _NO_MODEL
     priority: Priority = Priority.DEFAULT

@@ -102,8 +102,10 @@ class RouterHost:
     # --- for Run ---
 
     def send(self, run: Run, attempt: Attempt, up: Upstream) -> None:
-        context = _context(run)
-        target = _lease(attempt).target
+        context, lease = run.context, attempt.lease
+        assert isinstance(context, RequestContext)
+        assert isinstance(lease, Lease)
+        target = lease.target
         lines = context.name.lines()
         lines.append(b"x-infermesh-model: " + target.model.encode())
         if target.state.replica:
@@ -112,8 +114,10 @@ class RouterHost:
         context.sender.send(context.request, lines, attempt, up)
 
     def response_lines(self, run: Run, attempt: Attempt, head: ResponseHead) -> list[bytes]:
+        context = run.context
+        assert isinstance(context, RequestContext)
         return [
-            b"x-infermesh-request-id: " + _context(run).name.request_id,
+            b"x-infermesh-request-id: " + context.name.request_id,
             b"x-infermesh-node: " + attempt.destination.node.encode(),
             b"x-infermesh-attempts: %d" % len(run.attempts),
         ]
@@ -136,7 +140,9 @@ class RouterHost:
         return context.sender.repeatable and self._retries.may_retry(context.facts.model)
 
     def on_dispatch(self, run: Run, attempt: Attempt) -> None:
-        context = _context(run)
+        context, destination = run.context, attempt.destination
+        assert isinstance(context, RequestContext)
+        assert isinstance(destination, RouterDestination)
         model = context.facts.model
         if attempt.hedge:
             self._hedges.on_hedge(model)
@@ -144,16 +150,17 @@ class RouterHost:
             self._retries.on_retry(model)
             previous = run.attempts[-2].verdict
             self.ledger.retried(model, previous or Verdict.BROKEN)
-        candidate = _candidate(attempt.destination)
-        attempt.lease = self.router.dispatched(candidate, context.facts, attempt.dispatched_at)
-        kept = AttemptRecord(attempt.number, attempt.destination.node, attempt.hedge, attempt.dispatched_at)
+        attempt.lease = self.router.dispatched(destination.candidate, context.facts, attempt.dispatched_at)
+        kept = AttemptRecord(attempt.number, destination.node, attempt.hedge, attempt.dispatched_at)
         attempt.record = kept
         context.record.attempts.append(kept)
         self.ledger.dispatched(model, kept)
 
     def on_first_byte(self, run: Run, attempt: Attempt, head: ResponseHead) -> None:
-        record = _context(run).record
-        lease = _lease(attempt)
+        context, lease = run.context, attempt.lease
+        assert isinstance(context, RequestContext)
+        assert isinstance(lease, Lease)
+        record = context.record
         record.first_byte_at = attempt.first_byte_at
         record.winner = attempt.destination.node
         record.runtime = lease.target.state.runtime
@@ -165,18 +172,17 @@ class RouterHost:
             self.router.on_hint(lease.target.key, hint, attempt.first_byte_at)
 
     def on_attempt_end(self, run: Run, attempt: Attempt) -> None:
-        context = _context(run)
-        verdict = attempt.verdict
+        context, lease, kept, verdict = run.context, attempt.lease, attempt.record, attempt.verdict
+        assert isinstance(context, RequestContext)
+        assert isinstance(lease, Lease)
+        assert kept is not None
         assert verdict is not None
         now = self.timers.now()
-        kept = attempt.record
-        assert kept is not None
         kept.verdict = verdict
         kept.detail = attempt.detail
         kept.total_s = now - attempt.dispatched_at
         if attempt.first_byte_at:
             kept.first_byte_s = attempt.first_byte_at - attempt.dispatched_at
-        lease = _lease(attempt)
         prompt_tokens = output_tokens = 0
         if attempt is run.winner and attempt.up is not None:
             tally = attempt.up.tally
@@ -195,7 +201,9 @@ class RouterHost:
         self.ledger.stale(attempt.destination.node)
 
     def on_run_end(self, run: Run) -> None:
-        _context(run).on_run_end(run)
+        context = run.context
+        assert isinstance(context, RequestContext)
+        context.on_run_end(run)
 
     # --- inside ---
 
@@ -254,9 +262,3 @@ def _context(run: Run) -> RequestContext:
     context = run.context
     assert isinstance(context, RequestContext)
     return context
-
-
-def _lease(attempt: Attempt) -> Lease:
-    lease = attempt.lease
-    assert isinstance(lease, Lease)
-    return lease

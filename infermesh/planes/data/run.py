@@ -137,7 +137,7 @@ class Attempt:
         self.run.on_first_byte(self, up, self.head)
 
     def on_body(self, up: Upstream, payload: bytes) -> None:
-        self.run.on_payload(payload, up)
+        self.run.writer.payload(self.run, up, payload)
 
     def on_doubt(self, up: Upstream, why: str) -> None:
         self.run.on_doubt(self, up, why)
@@ -169,7 +169,6 @@ class Run:
         "_progress_mark",
         "_sender",
         "_stall_reason",
-        "_writer",
         "asker",
         "attempts",
         "cancelled",
@@ -186,6 +185,7 @@ class Run:
         "timed_out",
         "timer",
         "winner",
+        "writer",
     )
 
     def __init__(
@@ -205,7 +205,7 @@ class Run:
         """`first_byte_by`: monotonic seconds; the client's deadline, if that is nearer than the head timeout."""
         self._host = host
         self._limits = limits
-        self._writer = writer
+        self.writer = writer
         self._sender = sender
         self.asker = asker
         self.context = context  # The host's: what it needs to know of this request.
@@ -299,10 +299,10 @@ class Run:
 
     def on_interim(self, head: ResponseHead) -> None:
         if head.status != 100 and not self.settled:
-            self._writer.interim(self.asker, head)
+            self.writer.interim(self.asker, head)
 
     def on_head(self, attempt: Attempt, up: Upstream, head: ResponseHead) -> None:
-        status = attempt.status = self._writer.status_of(up, head)
+        status = attempt.status = self.writer.status_of(up, head)
         if status in self._sender.retryable and self._may_try_again(attempt):
             up.detach()
             verdict = Verdict.CLIENT_ERROR if status == 429 else Verdict.SERVER_ERROR
@@ -324,17 +324,14 @@ class Run:
         self._host.on_first_byte(self, attempt, head)
         lines = self._host.response_lines(self, attempt, head)
         self._host.timers.arm(self, now + self._limits.stall_timeout_s)
-        self._writer.begin(self, up, head, lines)
-
-    def on_payload(self, payload: bytes, up: Upstream) -> None:
-        self._writer.payload(self, up, payload)
+        self.writer.begin(self, up, head, lines)
 
     def on_end(self, attempt: Attempt) -> None:
         up, head = attempt.up, attempt.head
         assert up is not None
         assert head is not None
-        self._writer.end(self, up)
-        status = attempt.status = self._writer.status_of(up, head)
+        self.writer.end(self, up)
+        status = attempt.status = self.writer.status_of(up, head)
         verdict = Verdict.OK if status < 400 else Verdict.CLIENT_ERROR if status < 500 else Verdict.SERVER_ERROR
         self._end_attempt(attempt, verdict, "" if status < 400 else f"status {status}")
         self.done = True
@@ -444,7 +441,7 @@ class Run:
         """The winner died inside its answer: say so in the stream if that can be said, and never end it cleanly."""
         self.failure = f"{attempt.destination.node}: {detail}"
         assert attempt.head is not None
-        self._writer.break_off(self, up, attempt.head)
+        self.writer.break_off(self, up, attempt.head)
         self._end_attempt(attempt, Verdict.BROKEN, detail)
         self.done = True
         self._end()

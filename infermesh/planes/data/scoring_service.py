@@ -115,17 +115,20 @@ class ScoringService(ScoringServiceBase):
         waiter = _Waiter()
         ticket = gate.ticket()
         effect = gate.arrive(self._arrival(ticket, facts, request), waiter)
-        if effect is None:
-            try:
+        try:
+            if effect is None:
                 await waiter.told.wait()
-            except trio.Cancelled:
-                if waiter.effect is None:
-                    gate.go(ticket)
-                elif isinstance(waiter.effect, Admit):
-                    gate.leave(ticket)  # Let in and cancelled in the same turn.
-                raise
-            effect = waiter.effect
-            assert effect is not None
+                effect = waiter.effect
+                assert effect is not None
+            # Nobody would hear of a lease that is given now: its slot would be lost until it runs out.
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            effect = effect or waiter.effect
+            if effect is None:
+                gate.go(ticket)
+            elif isinstance(effect, Admit):
+                gate.leave(ticket)  # Let in and cancelled in the same turn.
+            raise
         waited_ms = (self._timers.now() - arrived_at) * 1e3
         match effect:
             case Admit():

@@ -138,6 +138,7 @@ class WebSocketWriter:
     """Writes a run's answer to a `WebSocketTurn`."""
 
     __slots__ = ()
+    protocol: Final = "websocket"
 
     def status_of(self, up: Upstream, head: ResponseHead) -> int:
         return head.status

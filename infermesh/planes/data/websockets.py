@@ -102,7 +102,9 @@ class WebSockets:
             opening = check_connect(stream.protocol, head.fields)
             if head.path not in PATHS:
                 known = ", ".join(sorted(path.decode() for path in PATHS))
-                raise HandshakeRefused(f"no WebSocket is served at {head.path[:80]!r}; known paths: {known}", 404)
+                raise HandshakeRefused(
+                    f"no WebSocket is served at {head.path[:80].decode('latin-1')}; known paths: {known}", 404
+                )
             self._check_origin(opening, head.host)
         except HandshakeRefused as refused:
             self._refuse(stream, refused, head.method)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 
 class AnswerWriter(Protocol):
+    @property
+    def protocol(self) -> str:
+        """What its askers speak, for records and logs."""
+
     def status_of(self, up: Upstream, head: ResponseHead) -> int:
         """The answer's status in HTTP's terms: as its head says it, or at its end as its end says it."""
 

@@ -111,13 +111,14 @@ class Stream:
 class Connection(Endpoint):
     """One HTTP/1.1 connection from a router."""
 
-    __slots__ = ("_buffer", "_fleet", "_pages", "handshake", "stream")
+    __slots__ = ("_buffer", "_fleet", "_pages", "_take", "handshake", "stream")
 
     def __init__(self, loop: Loop, sock: socket.socket | ssl.SSLSocket, fleet: Fleet, pages: Pages) -> None:
         super().__init__(loop, sock)
         self._buffer = b""
         self._fleet = fleet
         self._pages = pages
+        self._take: Callable[[bytes], bytes] = self._serve  # What came; returns what has to wait for more.
         self.stream: Stream | None = None
         self.handshake = isinstance(sock, ssl.SSLSocket)
 
@@ -136,7 +137,7 @@ class Connection(Endpoint):
             if not data:
                 self.close()
                 return
-            self._buffer = self._serve(self._buffer + data if self._buffer else data)
+            self._buffer = self._take(self._buffer + data if self._buffer else data)
             if not isinstance(self.sock, ssl.SSLSocket):
                 return  # Level-triggered: what is left raises the next event. TLS may hold records inside.
 
@@ -156,6 +157,9 @@ class Connection(Endpoint):
             self.close()
             return False
         self.handshake = False
+        if self.sock.selected_alpn_protocol() == "h2":
+            assert self._pages.http2 is not None, "offered, and nobody here speaks it"
+            self._take = self._pages.http2(self)
         return True
 
     def _serve(self, data: bytes) -> bytes:
@@ -200,8 +204,8 @@ class Pages:
         """`response_fields` are header lines, each with its CRLF, for every inference response."""
         self.unary_response = UNARY_RESPONSE.replace(b"\r\n", b"\r\n" + response_fields, 1)
         self.stream_head = STREAM_HEAD.replace(b"\r\n", b"\r\n" + response_fields, 1)
-        # Exchanges that go on for ever, by path.
-        self.long_posts: dict[bytes, Callable[[Connection], None]] = {}
+        # For connections that negotiate HTTP/2: makes what takes their bytes.
+        self.http2: Callable[[Connection], Callable[[bytes], bytes]] | None = None
         self._pages: dict[bytes, bytes] = {}
         self.add(b"/health", b"text/plain", b"")
         self.add(b"/ping", b"text/plain", b"")
@@ -222,11 +226,8 @@ class Pages:
         )
 
     def answer(self, connection: Connection, request_line: bytes) -> None:
-        method, target, _ = request_line.split(b" ", 2)
+        _, target, _ = request_line.split(b" ", 2)
         path = target.partition(b"?")[0]
-        if method == b"POST" and path in self.long_posts:
-            self.long_posts[path](connection)
-            return
         connection.write(self._pages.get(path, NOT_FOUND))
 
 

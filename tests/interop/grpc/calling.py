@@ -15,9 +15,10 @@ import grpc
 import trio
 
 from infermesh.testing.certificates import TrustDomain
+from infermesh.testing.kserve_runtime import MODEL
 from infermesh.testing.mesh import Mesh, running_mesh
 from infermesh.testing.mesh_plan import GpuPlan, MeshPlan, Settings
-from tests.interop.grpc.runtime import MODEL, SERVICE, KServeRuntime, Options, kserve_runtime
+from tests.interop.grpc.runtime import SERVICE, KServeRuntime, Options, kserve_runtime
 
 T = TypeVar("T")
 TIMEOUT_S: Final = 20.0

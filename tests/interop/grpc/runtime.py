@@ -2,12 +2,11 @@
 
 Not a model: each method does one thing that a test can see from outside, whatever service its path names, and
 `seen` counts what reached the methods and how it left. Messages are bytes; a KServe request begins with its model's
-name, as protobuf writes it. The REST side serves the adapter of a GPU node, and `infer` by echoing.
+name, as protobuf writes it. The REST side (infermesh.testing.kserve_runtime) is for the adapter of a GPU node.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import Counter
@@ -23,10 +22,10 @@ from google.protobuf import any_pb2, wrappers_pb2
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from infermesh.testing.http_peer import HttpPeer, PeerRequest, PeerResponse, serve_http_peer
+from infermesh.testing.http_peer import HttpPeer
+from infermesh.testing.kserve_runtime import MODEL, serve_kserve_pages
 from infermesh.testing.mesh_plan import RuntimeAt
 
-MODEL: Final = "echo"
 INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 STREAM_INFER: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
 SERVICE: Final = "/test.Anything/"  # Names its model in metadata.
@@ -209,7 +208,7 @@ async def kserve_runtime(*, model: str = MODEL, slots: int = 64, options: Option
         server.start()
         try:
             async with trio.open_nursery() as nursery:
-                pages: HttpPeer = await nursery.start(serve_http_peer, _pages_of(model))
+                pages: HttpPeer = await nursery.start(serve_kserve_pages, model)
                 nursery.start_soon(_pulse)
                 at = RuntimeAt(pages.base_url, model, slots, kind="kserve", grpc_address=("127.0.0.1", port))
                 try:
@@ -228,29 +227,3 @@ async def _pulse() -> None:
     """What threads do is seen by whoever waits in trio's loop (`waiting.wait_until`) when a task takes a step."""
     while True:
         await trio.sleep(0.02)
-
-
-def _pages_of(model: str) -> Callable[[PeerRequest, PeerResponse], Any]:
-    """The Open Inference Protocol in REST: what the adapter asks, and an `infer` that gives its body back."""
-
-    async def answer(request: PeerRequest, response: PeerResponse) -> None:
-        kind = [(b"content-type", b"application/json")]
-        match (request.method, request.target):
-            case ("POST", "/v2/repository/index"):
-                await response.send(json.dumps([{"name": model, "state": "READY"}]).encode(), headers=kind)
-            case ("GET", target) if target == f"/v2/models/{model}/ready" or target == "/v2/health/ready":
-                await response.send()
-            case ("GET", target) if target == f"/v2/models/{model}":
-                await response.send(json.dumps({"name": model, "platform": "test"}).encode(), headers=kind)
-            case ("POST", target) if target.startswith(f"/v2/models/{model}/") and target.endswith("/infer"):
-                sent = [(b"x-sent-" + name, value) for name, value in request.headers if name.startswith(b"x-infer")]
-                await response.send(request.body, headers=[*kind, *sent])
-            case ("POST", target) if target == f"/v2/models/{model}/generate_stream":
-                await response.start(200, [(b"content-type", b"text/event-stream"), (b"transfer-encoding", b"chunked")])
-                for word in ("one", "two"):
-                    await response.write(f'data: {{"text_output": "{word}"}}\n\n'.encode())
-                await response.finish()
-            case _:
-                await response.send(b'{"error": "unknown"}', status=404, headers=kind)
-
-    return answer

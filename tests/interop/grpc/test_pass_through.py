@@ -13,8 +13,9 @@ from google.protobuf import wrappers_pb2
 from grpc_status import rpc_status
 
 from infermesh.testing.certificates import TrustDomain
+from infermesh.testing.kserve_runtime import MODEL
 from tests.interop.grpc.calling import OF_MODEL, TIMEOUT_S, Client, grpc_mesh
-from tests.interop.grpc.runtime import INFER, MODEL, STREAM_INFER, named
+from tests.interop.grpc.runtime import INFER, STREAM_INFER, named
 
 pytestmark = [pytest.mark.slow, pytest.mark.interop]
 MIB: Final = 1 << 20

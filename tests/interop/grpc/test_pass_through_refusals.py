@@ -12,9 +12,10 @@ import trio
 from infermesh import __version__
 from infermesh.testing.certificates import TrustDomain
 from infermesh.testing.h2_peer import H2Client
+from infermesh.testing.kserve_runtime import MODEL
 from infermesh.testing.waiting import wait_until
 from tests.interop.grpc.calling import OF_MODEL, TIMEOUT_S, Client, GrpcMesh, grpc_mesh
-from tests.interop.grpc.runtime import INFER, MODEL, named
+from tests.interop.grpc.runtime import INFER, named
 
 pytestmark = [pytest.mark.slow, pytest.mark.interop]
 KSERVE: Final = "/inference.GRPCInferenceService/"
@@ -35,7 +36,8 @@ def failed(client: Client, path: str, message: bytes = b"", **more: Any) -> grpc
         (INFER, b"", (), Code.INVALID_ARGUMENT, "names no model"),
         (INFER, b"\x0a\x00", (), Code.INVALID_ARGUMENT, "names no model"),
         (INFER, b"\x0b", (), Code.INVALID_ARGUMENT, "no protobuf"),
-        ("/any.Service/Method", b"", (), Code.INVALID_ARGUMENT, "x-infermesh-model"),
+        ("/any.Service/Method", b"", (), Code.UNIMPLEMENTED, "x-infermesh-model"),
+        ("/infermesh.scoring.v1.ScoringService/ScoreTargets", b"", (), Code.UNIMPLEMENTED, "mesh port"),
         ("Say", b"", (("x-infermesh-model", "nobody"),), Code.NOT_FOUND, "'nobody' does not exist"),
         ("Say", b"", (*OF_MODEL, ("x-infermesh-priority", "highest")), Code.INVALID_ARGUMENT, "x-infermesh-priority"),
         ("Say", b"", (*OF_MODEL, ("via", "1.1 edge")), Code.FAILED_PRECONDITION, "has passed node edge before"),

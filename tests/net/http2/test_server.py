@@ -49,7 +49,7 @@ async def test_a_head_looks_like_one_of_http1() -> None:
         assert (head.method, head.target, head.path, head.host) == (b"POST", b"/path?query", b"/path", b"test")
         assert (head.framing, head.keep_alive, head.minor) == (-1, True, 1)
         assert head.fields == [(b"host", b"test"), (b"cookie", b"a=1; c=3"), (b"x-b", b"2")]
-        assert head.lines == [b"host: test", b"cookie: a=1; c=3", b"x-b: 2"]
+        assert head.lines == []  # Whoever writes HTTP/1.1 makes them of the fields.
         await client.fetch("POST", "/", b"body", headers=[("content-length", "4")])
         await client.fetch("GET", "/")
         assert [request.head.framing for request in requests] == [-1, 4, 0]

@@ -103,18 +103,18 @@ async def test_a_close_is_answered_with_its_code_and_then_the_server_closes() ->
 
 async def test_messages_under_way_share_one_bound_with_all_other_bodies() -> None:
     bodies = BodyBudget(1000)
-    async with echoing(WebSocketConfig(bodies=bodies)) as server:
-        async with await opened(server) as one, await opened(server) as other:
-            await one.say(TEXT, b"x" * 600, fin=False)
-            await wait_until(lambda: bodies.held_bytes == 600, "its message is under way")
-            await other.say(TEXT, b"y" * 401, fin=False)
-            closing = await other.read()
-            assert closing is not None
-            assert closing.close_code == 1013
-            assert server.faults == ["bodies_in_flight"]
-            await one.say(CONTINUATION, b"x" * 10)
-            assert await one.read() == Frame(TEXT, b"x" * 610)
-            await wait_until(lambda: bodies.held_bytes == 0, "what is whole, or refused, is not kept")
+    config = WebSocketConfig(bodies=bodies)
+    async with echoing(config) as server, await opened(server) as one, await opened(server) as other:
+        await one.say(TEXT, b"x" * 600, fin=False)
+        await wait_until(lambda: bodies.held_bytes == 600, "its message is under way")
+        await other.say(TEXT, b"y" * 401, fin=False)
+        closing = await other.read()
+        assert closing is not None
+        assert closing.close_code == 1013
+        assert server.faults == ["bodies_in_flight"]
+        await one.say(CONTINUATION, b"x" * 10)
+        assert await one.read() == Frame(TEXT, b"x" * 610)
+        await wait_until(lambda: bodies.held_bytes == 0, "what is whole, or refused, is not kept")
 
 
 async def test_our_close_waits_for_the_peers() -> None:

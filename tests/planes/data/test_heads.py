@@ -45,7 +45,7 @@ def test_what_only_a_hop_may_say_does_not_pass_from_a_client(name: bytes) -> Non
 
 @pytest.mark.parametrize("name", OURS)
 def test_what_is_ours_to_say_does_not_pass_from_a_runtime(name: bytes) -> None:
-    assert answered(b"200 OK", b"Server: x", name + b": 3", b"content-length: 0") == [b"Server: x", b"content-length: 0"]
+    assert answered(b"200 OK", b"Via: x", name + b": 3", b"content-length: 0") == [b"Via: x", b"content-length: 0"]
 
 
 @pytest.mark.parametrize("status", [b"429 Too Many Requests", b"503 Service Unavailable"])

@@ -259,3 +259,42 @@ async def test_a_client_that_reads_slowly_stops_the_runtime() -> None:
         await client.reset(stream_id)
         await wait_until(lambda: hop.host.ends == 1, "its run has ended")
         assert hop.host.verdicts == ["cancelled"]
+
+
+async def test_a_client_can_read_the_error_event_before_its_stream_is_reset() -> None:
+    """Many clients, curl for one, throw away what they have not given to anybody when the reset comes."""
+
+    async def answer(request: PeerRequest, response: PeerResponse) -> None:
+        await response.start(200, [SSE, CHUNKED])
+        await response.write(b"data: one\n\n")
+        await response.abort()
+
+    async with bench(answer) as hop:
+        client = hop.client
+        got = client.of(await client.ask("POST", "/", b"{}"))
+        await client.read_until(lambda: b"stream_broken" in got.body)
+        resets = [got.reset]
+        await client.read_until(lambda: got.reset is not None)
+        assert [*resets, got.reset] == [None, h2.errors.ErrorCodes.INTERNAL_ERROR]
+        await wait_until(lambda: not hop.served.connections[0].machine.streams_open, "nothing is left of it")
+
+
+async def test_a_client_that_reads_late_gets_the_error_event_behind_what_came_before() -> None:
+    async def answer(request: PeerRequest, response: PeerResponse) -> None:
+        await response.start(200, [SSE, CHUNKED])
+        await response.write(b"data: %b\n\n" % bytes(50_000))
+        await response.write(b"data: %b\n\n" % bytes(30_000))
+        await response.abort()
+
+    async with bench(answer) as hop:
+        client = hop.client
+        client.credits = False
+        got = client.of(await client.ask("POST", "/", b"{}"))
+        await client.read_until(lambda: len(got.body) == 65_535)
+        await wait_until(lambda: hop.host.ends == 1, "its run has ended")
+        assert got.reset is None
+        for target in (got.stream_id, None):
+            client.machine.increment_flow_control_window(1 << 20, target)
+        await client.flush()
+        await client.read_until(lambda: got.reset is not None)
+        assert b"stream_broken" in got.body[-300:]

@@ -6,9 +6,7 @@ What a GPU node says about its models and its GPUs, and how routers listen to it
 Every message carries the whole state of one thing, never a difference: a whole state is under 200 bytes,
 and a receiver that missed one must not need the one before. Zero means "unknown" where a field says so.
 
-Spoken in gRPC on the mesh port. To peers that speak HTTP/1.1 there, Subscribe is one long exchange
-  POST /infermesh.state.v1.StateService/Subscribe
-whose response body is a sequence of (varint length, StateDelta), without acks; Ping is a GET with an empty answer.
+Spoken in gRPC on the mesh port (docs/wire/state.md).
 
 Field numbers are a contract with older nodes: never reuse one, reserve what is removed. After a change run
 scripts/proto and commit what it writes.
