@@ -178,7 +178,8 @@ async def test_a_connection_does_not_outlive_the_certificate_that_opened_it(trus
         end_s = int(time.time() - trust.now_unix) + 3
         files = trust.shaped(Shape(end_s=end_s), "edge", name="short")
         stream = trio.SSLStream(
-            await trio.open_tcp_stream(*mesh.gpus[0].mesh_address), careless_context(files, server_side=False, alpn=["h2"])
+            await trio.open_tcp_stream(*mesh.gpus[0].mesh_address),
+            careless_context(files, server_side=False, alpn=["h2"]),
         )
         with trio.fail_after(5):
             await stream.send_all(subscription())

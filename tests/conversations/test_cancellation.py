@@ -9,7 +9,7 @@ the connection's scope, the node is killed or told to stop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -45,6 +45,8 @@ from tests.conversations.cancellation_sites import (
     SITES,
     SUBSCRIBER,
     SUBSCRIBER_ACKS,
+    SUBSCRIBER_ANSWERED,
+    SUBSCRIBER_SENT,
     WAITING,
     WAITING_AT_NODE,
     WEBSOCKET_OPENING,
@@ -84,6 +86,8 @@ ONE_SLOT = MeshPlan(gpus=[GpuPlan(engines=[EmulatorConfig(models=(MODEL,), profi
 ONE_CONNECTION = MeshPlan(router={"upstream.connections_max": "1", "upstream.pool_idle_max": "1"}, bystander=None)
 ROOMY = EmulatorConfig(models=(MODEL,), profile="tiny", slots=64)
 RELAYED = MeshPlan(gpus=[GpuPlan(engines=[ROOMY], relayed=True)], bystander=None)
+# A stream of messages gives trio its turn at every sixteenth.
+BEATING = replace(RELAYED, settings={"membership.heartbeat_s": "0.05"})
 
 LEAVE, CANCEL, KILL, STOP = "client leaves", "scope is cancelled", "node is killed", "node is stopped"
 CUT = "network breaks"
@@ -203,15 +207,15 @@ ROWS = (
         ways=(LEAVE, CANCEL, KILL, STOP),
     ),
     *(
-        Row(name=name, at=at, traffic=resubscribed, plan=RELAYED, ways=(CUT, CANCEL, KILL))
+        Row(name=name, at=at, traffic=resubscribed, plan=BEATING, ways=(CUT, CANCEL, KILL))
         for name, at in (
             (
                 "answering a subscriber",
-                (*SUBSCRIBER, "planes/signal/publisher.py: Publisher._stream: await send(delta)"),
+                (*SUBSCRIBER, SUBSCRIBER_SENT),
             ),
             (
                 "answered a subscriber",
-                (*SUBSCRIBER, "planes/signal/publisher.py: Publisher._stream: await changed.wait()"),
+                (*SUBSCRIBER, SUBSCRIBER_ANSWERED),
             ),
             ("hearing a subscriber", (SUBSCRIBER_ACKS,)),
         )

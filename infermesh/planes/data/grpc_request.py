@@ -97,6 +97,8 @@ class GrpcRequest:
             return
         if run is not None:
             _pass_on(run, data, self._stream, end=end)
+            if end:
+                run.on_request_whole()
         if self.kept_bytes > self._bytes_max and self._kept is not None:
             self._withheld += flow_bytes  # Nobody has it yet, and more than is kept here: the client waits.
         else:
@@ -134,6 +136,9 @@ class GrpcRequest:
         withheld, self._withheld = self._withheld, 0
         if withheld:
             self._stream.credit(withheld)
+
+    def answered(self) -> None:
+        self._drop()
 
     def release(self) -> None:
         """Everybody who is told is let go: a call that has ended is freed here and now, without the collector."""

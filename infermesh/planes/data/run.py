@@ -321,6 +321,7 @@ class Run:
             up.detach()  # It lost, and its bytes were under way already.
             return
         self._obey(effects, hedge=False)
+        self._sender.answered()
         self._host.on_first_byte(self, attempt, head)
         lines = self._host.response_lines(self, attempt, head)
         self._host.timers.arm(self, now + self._limits.stall_timeout_s)
@@ -367,6 +368,16 @@ class Run:
             self._progress_mark = up.bytes_in
             self._stall_reason = why
             self._host.timers.arm(self, self._host.timers.now() + _DOUBT_S)
+
+    def on_request_whole(self) -> None:
+        """Whoever asks has said all by now, and not at the start: from here on it is the answer that is waited for."""
+        now = self._host.timers.now()
+        if not self.settled:
+            self.first_byte_by = min(self.client_deadline, now + self._limits.head_timeout_s)
+            self._arm()
+        elif self.winner is not None and self.winner.up is not None and not self._stall_reason:
+            self._progress_mark = -1
+            self._host.timers.arm(self, now + self._limits.stall_timeout_s)
 
     def on_deadline(self, now: float) -> None:
         if self.settled:

@@ -41,6 +41,9 @@ class RequestSender(Protocol):
     def runtime_pool(self, pools: Pools, key: TargetKey) -> UpstreamSource | None:
         """What leads to a runtime of this node; None: nothing does."""
 
+    def answered(self) -> None:
+        """An answer has begun: the request will not be sent again."""
+
     def release(self) -> None:
         """The request has ended: nothing of it is needed any more."""
 
@@ -62,6 +65,9 @@ class Http1Sender:
 
     def runtime_pool(self, pools: Pools, key: TargetKey) -> UpstreamSource | None:
         return pools.runtime(key)
+
+    def answered(self) -> None:
+        pass  # Its bytes are the request's, which is there until its end.
 
     def release(self) -> None:
         pass

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import h2.errors
 import pytest
 import trio
+from trio.testing import MockClock
 
 from infermesh.planes.data.grpc_request import GrpcRequest
 from infermesh.testing.h2_peer import H2Peer
@@ -132,6 +133,35 @@ async def test_a_call_that_was_not_looked_at_is_sent_once_more_to_the_same_targe
         assert between.host.stale == 1
 
 
+@pytest.mark.parametrize("heard", [False, True])
+async def test_a_kept_connection_that_breaks_without_a_word_was_stale(*, heard: bool) -> None:
+    """Once more to the same target, then. One by which anything came since the call began was alive: that is a fault."""
+    connections = 0
+
+    async def script(peer: H2Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await request_on(peer, 1)
+        await answer_ok(peer, 1)
+        if connections > 1:
+            await stay(peer)
+            return
+        await request_on(peer, 3)
+        if heard:
+            peer.machine.ping(b"are you?")
+            await peer.flush()
+            await peer.read_until(lambda: peer.acked_pings == 1)
+
+    async with hop(script) as between:
+        between.host.retrying = False
+        assert (await between.call(message(b"x"))).trailers == {"grpc-status": "0"}
+        answer = await between.call(message(b"x"))
+        said = {**answer.headers, **answer.trailers}
+        assert said["grpc-status"] == ("14" if heard else "0")
+        assert between.host.stale == (0 if heard else 1)
+        assert between.host.ended == [("gpu-0", "ok"), ("gpu-0", "broken" if heard else "ok")]
+
+
 async def test_past_its_limit_a_request_is_not_kept_and_has_the_one_attempt() -> None:
     first, second = bytes(600), bytes(600)
 
@@ -217,10 +247,70 @@ async def test_once_the_answer_has_begun_nothing_is_kept_any_more() -> None:
         stream_id = await between.ask(bytes(100))
         answer = between.client.of(stream_id)
         await between.client.read_until(lambda: bool(answer.headers))
+        assert not between.requests[0].repeatable
         await between.client.send_data(stream_id, bytes(100))
-        await wait_until(lambda: not between.requests[0].repeatable, "it is let go of")
         await between.client.send_data(stream_id, b"", end=True)
         await between.client.answer(stream_id)
+
+
+async def test_a_call_that_its_client_has_not_finished_is_not_late(autojump_clock: MockClock) -> None:
+    """Neither its first byte nor the next one: it may be the client that is waited for. From its end on, both are."""
+
+    async def script(peer: H2Peer) -> None:
+        await request_on(peer, size=5)
+        await peer.send_headers(1, OK_HEAD)
+        await stay(peer)
+
+    async with hop(script) as between:
+        between.limits.head_timeout_s = between.limits.stall_timeout_s = 1.0
+        client = between.client
+        stream_id = await between.ask()
+        answer = client.of(stream_id)
+
+        async def listen(seconds: float) -> None:
+            with trio.move_on_after(seconds):
+                await client.read_until(lambda: answer.ended)
+            assert not answer.ended, answer
+
+        await listen(5.5)
+        await client.send_data(stream_id, bytes(5))
+        await client.read_until(lambda: bool(answer.headers))
+        await listen(5.5)
+        await client.send_data(stream_id, bytes(5), end=True)
+        await listen(0.95)
+        with trio.fail_after(2.0):
+            await client.answer(stream_id)
+        assert answer.trailers["grpc-status"] == "14"
+        assert "stall_timeout_s" in answer.trailers["grpc-message"]
+
+
+async def test_an_upload_that_takes_long_leaves_all_the_time_for_its_answer(autojump_clock: MockClock) -> None:
+    async def script(peer: H2Peer) -> None:
+        await request_on(peer)
+        await trio.sleep(0.9)
+        await answer_ok(peer, 1)
+        await stay(peer)
+
+    async with hop(script) as between:
+        between.limits.head_timeout_s = 1.0
+        stream_id = await between.ask()
+        await trio.sleep(5.9)
+        await between.client.send_data(stream_id, message(b"x"), end=True)
+        answer = await between.client.answer(stream_id)
+        assert answer.trailers == {"grpc-status": "0"}
+
+
+async def test_a_deadline_of_the_clients_own_does_not_wait_for_it(autojump_clock: MockClock) -> None:
+    async def script(peer: H2Peer) -> None:
+        await stay(peer)
+
+    async with hop(script) as between:
+        between.limits.head_timeout_s = 1.0
+        between.timeout_s = 3.0
+        stream_id = await between.ask()
+        answer = await between.client.answer(stream_id)
+        assert answer.headers["grpc-status"] == "4"
+        assert between.host.ended == [("gpu-0", "timed_out")]
 
 
 async def test_the_time_that_is_left_is_told_to_each_attempt() -> None:

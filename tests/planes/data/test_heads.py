@@ -6,10 +6,13 @@ import pytest
 
 from infermesh.core.model.state import LoadHint
 from infermesh.planes.data.heads import (
+    client_fields,
     client_response,
+    client_trailers,
     encode_load,
     interim_response,
     parse_load,
+    upstream_fields,
     upstream_request,
 )
 from wire.http1 import parse_request_head, parse_response_head
@@ -58,6 +61,57 @@ def test_an_interim_answer_loses_what_is_of_its_hop_and_what_would_frame_a_body(
     lines = [b"Link: </x>", b"Content-Length: 5", b"Connection: x-a", b"X-A: 1", b"x-infermesh-load: i=1"]
     head = parse_response_head(b"\r\n".join([b"HTTP/1.1 103 Early Hints", *lines, b"", b""]), request_method=b"POST")
     assert interim_response(head) == b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+
+
+def test_a_call_goes_on_with_its_pseudo_fields_first_and_without_what_is_of_its_hop() -> None:
+    lines = [
+        b"Host: mesh:8080",
+        b"content-type: application/grpc+proto",
+        b"te: trailers",
+        b"grpc-timeout: 5S",
+        b"grpc-encoding: gzip",
+        b"x-own-bin: AAE=",
+        b"x-infermesh-tenant: acme",
+        b"x-infermesh-made-up: 1",
+        b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        b"x-forwarded-for: 10.0.0.1",
+        b"content-length: 5",
+        b"authorization: Bearer x",
+    ]
+    head = parse_request_head(b"\r\n".join([b"POST /a.B/C HTTP/1.1", *lines, b"", b""]))
+    assert upstream_fields(head, [b"x-infermesh-model: m", b"via: 1.1 edge"]) == [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/a.B/C"),
+        (b":authority", b"mesh:8080"),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc+proto"),
+        (b"grpc-encoding", b"gzip"),
+        (b"x-own-bin", b"AAE="),
+        (b"authorization", b"Bearer x"),
+        (b"x-infermesh-model", b"m"),
+        (b"via", b"1.1 edge"),
+    ]
+
+
+def test_a_call_without_an_authority_gets_one() -> None:
+    head = parse_request_head(b"POST /a.B/C HTTP/1.0\r\ncontent-type: application/grpc\r\n\r\n")
+    assert dict(upstream_fields(head, []))[b":authority"] == b"localhost"
+
+
+def test_the_end_of_a_call_has_no_field_of_ours() -> None:
+    trailers = [(b"grpc-status", b"0"), (b"x-infermesh-load", b"i=1"), (b"x-own", b"1")]
+    assert client_trailers(trailers) == [(b"grpc-status", b"0"), (b"x-own", b"1")]
+
+
+def test_an_answer_over_http2_has_no_word_on_framing_or_its_hop() -> None:
+    lines = [b"Connection: x-hop", b"X-Hop: 1", b"Transfer-Encoding: chunked", b"X-Infermesh-Load: i=1", b"X-Own: 1"]
+    head = parse_response_head(b"\r\n".join([b"HTTP/1.1 503 Busy", *lines, b"", b""]), request_method=b"POST")
+    assert client_fields(head, [b"x-infermesh-node: a"]) == [
+        (b"x-own", b"1"),
+        (b"x-infermesh-node", b"a"),
+        (b"retry-after", b"1"),
+    ]
 
 
 def test_a_load_comes_back_as_it_was_written() -> None:

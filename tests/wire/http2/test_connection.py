@@ -185,7 +185,7 @@ def ended(connection: Http2Connection) -> None:
     connection.send_headers(1, OK, end_stream=True)
 
 
-MISTAKES: list[tuple[str, Callable[[Http2Connection], None], Callable[[Http2Connection], None]]] = [
+MISTAKES: list[tuple[str, Callable[[Http2Connection], object], Callable[[Http2Connection], object]]] = [
     ("content before the head", lambda c: None, lambda c: c.send_data(1, b"x")),
     ("content after the end", ended, lambda c: c.send_data(1, b"x")),
     ("a second end", ended, lambda c: c.send_data(1, b"", end_stream=True)),
