@@ -68,6 +68,7 @@ from wire.http1 import encode_response_head
 
 # Streams that run when the node is told to stop may go on for so long.
 STOP_GRACE_S: Final = 30.0
+_FOLLOW_AGAIN_S: Final = 1.0  # After a defect: the same one, most likely, is met again.
 _UNSENT_LOOK_S: Final = 0.05
 _WARNING_S: Final = 1.0  # For clients of HTTP/2 to hear that we stop: what they ask in the meantime is answered.
 _TURNED_AWAY_BODY: Final = error_body(503, "too_many_connections", "this port has as many connections as it may")
@@ -247,9 +248,14 @@ class Node:
             )
         )
         secure = PeerTls(peer, self._tls, self._report_handshake, alpn=HTTP2_ALPN)
-        dialer = self._dialers[peer] = MeshDialer(record, self._reactor, self._timers, secure, timing=dial)
         reports = PeerReports(self._control.post, self.telemetry.metrics)
-        await run_subscriber(peer, dialer, reports, self._log, rng=self._rng, config=config)
+        while True:
+            dialer = self._dialers[peer] = MeshDialer(record, self._reactor, self._timers, secure, timing=dial)
+            try:
+                await run_subscriber(peer, dialer, reports, self._log, rng=self._rng, config=config)
+            except Exception:  # noqa: BLE001 - a defect in following one peer; the node serves on with the others.
+                self._log.error("state_follower_crashed", peer=peer, exc_info=True)
+            await trio.sleep(_FOLLOW_AGAIN_S)
 
     # --- parts ---
 

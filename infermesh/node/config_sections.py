@@ -110,6 +110,13 @@ class ClientSection(msgspec.Struct, frozen=True, kw_only=True):
     plaintext: Annotated[
         bool, Key(doc="Serve clients without TLS on the same port as well, where there is a certificate.")
     ] = False
+    h2c_upgrade: Annotated[
+        bool,
+        Key(
+            doc="Take `Upgrade: h2c` in plain text. Behind a proxy that passes it on but checks paths, turn it off: "
+            "requests after the first are then past its rules."
+        ),
+    ] = True
     head_bytes_max: Annotated[
         int, Key(doc="Largest request head; beyond it 431.", unit="bytes", low=1024, high=HTTP1_HEAD_BYTES_MAX)
     ] = HTTP1_HEAD_BYTES_MAX

@@ -47,6 +47,7 @@ class PortMakers:
             streams,
             tls=(lambda: context) if context is not None else None,
             plaintext=section.plaintext,
+            h2c_upgrade=section.h2c_upgrade,
         )
 
     def mesh(

@@ -97,6 +97,7 @@ WAITING_AT_NODE = (PARK, SERVE, *MESH_TASK)
 RUNNING = "node/assemble.py: Node.run: async with trio.open_nursery()"
 
 ELSEWHERE = {
+    "node/assemble.py: Node._follow: await trio.sleep(_FOLLOW_AGAIN_S)": "tests/conversations/test_defects.py",
     **{
         f"planes/data/ports.py: {site}": "tests/planes/data/test_ports.py"
         for site in (

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from infermesh.net.http2 import Http2ServerConnection, Http2ServerStream, Http2UpstreamStream
-from infermesh.planes.data.grpc_frontend import _Call
+from infermesh.planes.data.grpc_frontend import FIRST_MESSAGE_WITHIN_S, _Call
 from infermesh.planes.data.grpc_request import GrpcRequest
 from infermesh.planes.data.inference import Inference
 from infermesh.planes.data.run import Attempt, Run
@@ -118,3 +120,14 @@ async def settled(mesh: Mesh) -> None:
     served = [each for node in mesh.nodes for each in node.node._reactor.served()]
     connections = [each for each in served if isinstance(each, Http2ServerConnection)]
     await wait_until(lambda: not any(each._lingering for each in connections), "no stream lingers")
+
+
+async def test_a_call_that_never_says_which_model_it_is_for_ends(trust: TrustDomain, autojump_clock: MockClock) -> None:
+    async with cast(trust) as here:
+        client = here.client
+        began = trio.current_time()
+        stream_id = await client.ask("POST", INFER, headers=HEADERS, end=False)
+        answer = await client.answer(stream_id)
+        assert answer.headers["grpc-status"] == "4"
+        assert "no first message" in answer.headers["grpc-message"]
+        assert trio.current_time() - began == pytest.approx(FIRST_MESSAGE_WITHIN_S, abs=1.0)

@@ -36,10 +36,10 @@ from wire.errors import RemoteProtocolError
 from wire.grpc import Code, GrpcStatus, encode_message
 from wire.grpc.call import response_fields, trailer_fields, trailers_only_fields
 from wire.grpc.timeout import parse_timeout
-from wire.http1 import Field
 
+# A client may open a stream long before it has something to ask; not for ever.
+FIRST_MESSAGE_WITHIN_S: Final = 300.0
 _MODEL_FIELD: Final = b"x-infermesh-model"
-_OF_NODES: Final = "/infermesh."
 
 
 class GrpcFrontend:
@@ -98,7 +98,7 @@ class _Call:
         if path.startswith(KSERVE_SERVICE):
             reply = self._reply_of_the_fleet(path.removeprefix(KSERVE_SERVICE))
             if reply is not None:
-                return _Whole(stream, reply)
+                return self._answer(reply)
         if self._model is None and self._at is None:
             raise self._unknown_method(path[:80].decode("latin-1"))
         self.deadline = self._received_at + self._timeout_s()
@@ -110,7 +110,9 @@ class _Call:
             on_more=self._look,
             on_end=self._on_end,
         )
-        if self.deadline != math.inf:
+        if self._model is None:
+            parts.timers.arm(self, min(self.deadline, self._received_at + FIRST_MESSAGE_WITHIN_S))
+        elif self.deadline != math.inf:
             parts.timers.arm(self, self.deadline)
         stream.work = self  # Until the inference takes its place.
         if self._model is not None:
@@ -127,17 +129,20 @@ class _Call:
         self._parts.timers.disarm(self)
 
     def on_deadline(self, now: float) -> None:
-        """The client waits no longer, and knows so; everything behind the call is cancelled."""
-        stream = self._stream
+        """The client waits no longer, and knows so; everything behind the call is cancelled. Or it never began."""
+        stream, request = self._stream, self._request
+        assert request is not None
         if stream.closed:
             return
-        progress = self._progress()
+        text = f"the call's deadline passed at the router ({self._progress()})"
+        if now < request.deadline:
+            text = f"no first message, which names the model, came within {FIRST_MESSAGE_WITHIN_S:g} s"
         stream.work = None
         if self._inference is not None:
             self._inference.expire()
         else:
-            self.on_connection_lost()
-        said = GrpcStatus(Code.DEADLINE_EXCEEDED, f"the call's deadline passed at the router ({progress})")
+            request.release()
+        said = GrpcStatus(Code.DEADLINE_EXCEEDED, text)
         if not stream.said_head:
             stream.send_head(trailers_only_fields(said), end=True)
         elif not stream.said_all:
@@ -179,6 +184,8 @@ class _Call:
             request.release()
             GRPC.refuse(stream, refused, b"POST")
             return
+        if self._model is None:
+            self._parts.timers.arm(self, request.deadline)
         request.attach(self._run)
         self._inference.begin()
 
@@ -186,7 +193,7 @@ class _Call:
         if self._model is not None:
             return self._model.decode("utf-8", "replace")
         assert self._at is not None
-        if request.kept_bytes < self._look_at and not request.complete:
+        if request.bytes_in < self._look_at and not request.complete:
             return None
         so_far = request.so_far
         encoding = self._stream.head.value(b"grpc-encoding")
@@ -201,11 +208,8 @@ class _Call:
 
     def _unknown_method(self, path: str) -> RequestRefused:
         """Unimplemented, as by any server: clients go by that when they look for what there is."""
-        if path.startswith(_OF_NODES):
-            text = f"{path} is not served here: what nodes say to each other goes over the mesh port (mesh.listen)"
-        else:
-            named = f"name the model in metadata {_MODEL_FIELD.decode()}"
-            text = f"{path} is not known here; to reach it in a runtime, {named}"
+        named = f"name the model in metadata {_MODEL_FIELD.decode()}"
+        text = f"{path} is not known here; to reach it in a runtime, {named}"
         return self._bad(501, "unknown_method", text)
 
     def _bad(self, status: int, code: str, text: str) -> RequestRefused:
@@ -213,6 +217,15 @@ class _Call:
 
     def _run(self) -> Run | None:
         return self._inference.run if self._inference is not None else None
+
+    def _answer(self, reply: bytes) -> StreamReader:
+        """One message, at once: what the client's own says makes no difference."""
+        stream = self._stream
+        stream.send_head(response_fields())
+        stream.send_data(encode_message(reply))
+        stream.send_trailers(trailer_fields(GrpcStatus(Code.OK)))
+        stream.finish()
+        return Deaf(stream)
 
     def _reply_of_the_fleet(self, method: bytes) -> bytes | None:
         """The message that answers what is asked of a server; None: the method is about one model."""
@@ -228,30 +241,6 @@ class _Call:
                 return b"".join(_bytes(1, _text(1, model) + _text(3, "READY")) for model in models)
             case _:
                 return None
-
-
-class _Whole:
-    """Answers with one message once the client has said all."""
-
-    __slots__ = ("_reply", "_stream")
-
-    def __init__(self, stream: Http2ServerStream, reply: bytes) -> None:
-        self._stream = stream
-        self._reply = reply
-
-    def on_data(self, data: bytes, flow_bytes: int, *, end: bool) -> None:
-        self._stream.credit(flow_bytes)
-        if end and not self._stream.closed:
-            self._stream.send_head(response_fields())
-            self._stream.send_data(encode_message(self._reply))
-            self._stream.send_trailers(trailer_fields(GrpcStatus(Code.OK)))
-            self._stream.finish()
-
-    def on_trailers(self, fields: list[Field]) -> None:
-        self.on_data(b"", 0, end=True)
-
-    def on_drained(self) -> None:
-        pass
 
 
 def _text(number: int, text: str) -> bytes:

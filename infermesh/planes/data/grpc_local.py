@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from infermesh.net.asker import Request
 from infermesh.net.http2 import Http2ServerStream, StreamReader
@@ -15,6 +16,9 @@ from infermesh.planes.data.local import LocalPlane
 from infermesh.planes.data.run import Run
 from wire.errors import RemoteProtocolError
 from wire.grpc.timeout import parse_timeout
+
+# A call in which both sides are silent for too long is the router's to end, which knows whose fault it is.
+_PATIENCE: Final = 2.0
 
 
 class GrpcLocal:
@@ -36,6 +40,7 @@ class GrpcLocal:
                 deadline=now + timeout_s,
                 on_more=_nothing,
                 on_end=_nothing,
+                patience=_PATIENCE,
             )
             run = self._local.forward(stream, Request(stream.head, b"", now), GRPC, request)
         except RequestRefused as refused:

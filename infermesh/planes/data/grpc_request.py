@@ -44,9 +44,10 @@ class GrpcRequest:
         "_stream",
         "_timers",
         "_withheld",
+        "bytes_in",
         "complete",
         "deadline",
-        "kept_bytes",
+        "patience",
     )
     # What may do better elsewhere. Any other end is the call's own: what the runtime says of it stands, and a
     # deadline that has passed there has passed everywhere.
@@ -61,16 +62,18 @@ class GrpcRequest:
         deadline: float,
         on_more: Callable[[], None],
         on_end: Callable[[], None],
+        patience: float = 1.0,
     ) -> None:
         """`deadline`: monotonic seconds by which the call must have ended; inf when it has none."""
         self._stream = stream
         self._timers = timers
         self._bytes_max = bytes_max
         self.deadline = deadline
+        self.patience = patience
         self._on_more = on_more
         self._on_end = on_end
         self._kept: list[bytes] | None = []
-        self.kept_bytes = 0
+        self.bytes_in = 0  # Of the request, so far.
         self._withheld = 0  # Credit that the client gets once somebody takes what it has sent.
         self._run: Callable[[], Run | None] | None = None
         self.complete = False  # The client has said all.
@@ -91,6 +94,7 @@ class GrpcRequest:
 
     def on_data(self, data: bytes, flow_bytes: int, *, end: bool) -> None:
         self.complete = self.complete or end
+        self.bytes_in += len(data)
         run = self._run() if self._run is not None else None
         if self._kept is not None and data and not self._keep(data, run):
             self._refuse()
@@ -99,7 +103,7 @@ class GrpcRequest:
             _pass_on(run, data, self._stream, end=end)
             if end:
                 run.on_request_whole()
-        if self.kept_bytes > self._bytes_max and self._kept is not None:
+        if self.bytes_in > self._bytes_max and self._kept is not None:
             self._withheld += flow_bytes  # Nobody has it yet, and more than is kept here: the client waits.
         else:
             self._stream.credit(flow_bytes)
@@ -162,8 +166,7 @@ class GrpcRequest:
                 self._drop()
             return sent
         self._kept.append(data)
-        self.kept_bytes += len(data)
-        if sent and self.kept_bytes > self._bytes_max:
+        if sent and self.bytes_in > self._bytes_max:
             self._drop()
         return True
 

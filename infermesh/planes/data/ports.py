@@ -143,10 +143,12 @@ class ClientPort(_Port):
         *,
         tls: Callable[[], ssl.SSLContext] | None = None,
         plaintext: bool = True,
+        h2c_upgrade: bool = True,
     ) -> None:
-        """`tls`: makes it speak TLS to whoever begins with it; `plaintext`: others are served as well."""
+        """`tls`: makes it speak TLS to whoever begins with it; `plaintext`: others are served as well; `h2c_upgrade`: a
+        request in plain text may ask for an answer over HTTP/2."""
         super().__init__(parts)
-        self._answer = refusing(self._upgrading(answer))
+        self._answer = refusing(self._upgrading(answer) if h2c_upgrade else answer)
         self._streams = streams
         self._tls = tls
         self._plaintext = plaintext

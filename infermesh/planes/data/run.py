@@ -37,6 +37,7 @@ from wire.http1 import ResponseHead
 
 # A stream of a node that is held for dead has so long to show a byte: tokens come tens of times in it.
 _DOUBT_S: Final = 1.0
+_REQUEST_TIMED_OUT: Final = 408
 
 
 class Destination(Protocol):
@@ -167,6 +168,7 @@ class Run:
         "_limits",
         "_pending",
         "_progress_mark",
+        "_request_mark",
         "_sender",
         "_stall_reason",
         "asker",
@@ -225,6 +227,7 @@ class Run:
         self._pending: tuple[int, Destination, bool] | None = None
         self.rechunk = False  # The writer's: the body's payload is framed anew.
         self._progress_mark = -1
+        self._request_mark = 0
         self._stall_reason = ""  # Why no progress is expected; empty: nothing but time speaks against it.
 
     def start(self) -> None:
@@ -365,7 +368,7 @@ class Run:
             up.detach()
             self._fail(attempt, Verdict.BROKEN, why)
         elif not self.done:
-            self._progress_mark = up.bytes_in
+            self._progress_mark = self._progress_of(up)
             self._stall_reason = why
             self._host.timers.arm(self, self._host.timers.now() + _DOUBT_S)
 
@@ -437,23 +440,26 @@ class Run:
             return
         attempt.drop()
         # A target is late only by its own measure: that a client was in a hurry says nothing about it.
-        late = self._host.timers.now() - attempt.dispatched_at >= self._limits.head_timeout_s
+        waited_s = self._host.timers.now() - attempt.dispatched_at
+        late = self._sender.complete and waited_s >= self._limits.head_timeout_s
         self._fail(attempt, Verdict.TIMED_OUT if late else Verdict.CANCELLED, "no first byte in time")
 
     def _begin_time_anew(self, now: float) -> bool:
-        """Whether an answer is not late yet, because its request has not come whole: then its time begins anew."""
-        if self._sender.complete or now >= self.client_deadline:
+        """Whether an answer is not late yet, because its request still comes: then its time begins anew."""
+        came = self._sender.bytes_in
+        if self._sender.complete or came == self._request_mark or now >= self.client_deadline:
             return False
+        self._request_mark = came
         self.first_byte_by = min(self.client_deadline, now + self._limits.head_timeout_s)
         self._arm()
         return True
 
-    def _break_off(self, attempt: Attempt, up: Upstream, detail: str) -> None:
+    def _break_off(self, attempt: Attempt, up: Upstream, detail: str, verdict: Verdict = Verdict.BROKEN) -> None:
         """The winner died inside its answer: say so in the stream if that can be said, and never end it cleanly."""
         self.failure = f"{attempt.destination.node}: {detail}"
         assert attempt.head is not None
         self.writer.break_off(self, up, attempt.head)
-        self._end_attempt(attempt, Verdict.BROKEN, detail)
+        self._end_attempt(attempt, verdict, detail)
         self.done = True
         self._end()
 
@@ -462,14 +468,27 @@ class Run:
         if winner is None or winner.up is None or self.done:
             return
         up = winner.up
-        # Who has not said all may be the one that is waited for; whether its node is alive, others find out.
-        due = self._sender.complete or self._stall_reason
-        if up.bytes_in == self._progress_mark and not up.paused and due:
-            up.lose(self._stall_reason or f"no byte for {self._limits.stall_timeout_s} s (upstream.stall_timeout_s)")
-            return
-        self._progress_mark = up.bytes_in
-        self._stall_reason = ""
-        self._host.timers.arm(self, now + self._limits.stall_timeout_s)
+        limits, answer_due = self._limits, self._sender.complete
+        progress = self._progress_of(up)
+        if progress != self._progress_mark or up.paused:
+            self._progress_mark = progress
+            self._stall_reason = ""
+            quiet_s = limits.stall_timeout_s
+            if not answer_due:  # Who has not said all may be the one that is waited for.
+                quiet_s = max(quiet_s, limits.head_timeout_s * self._sender.patience)
+            self._host.timers.arm(self, now + quiet_s)
+        elif answer_due or self._stall_reason:
+            up.lose(self._stall_reason or f"no byte for {limits.stall_timeout_s} s (upstream.stall_timeout_s)")
+        else:
+            # Nothing that its node is to blame for, and it holds a slot.
+            up.detach()
+            self.timed_out = True
+            winner.status = _REQUEST_TIMED_OUT
+            detail = f"no word of either side for {limits.head_timeout_s} s (upstream.head_timeout_s)"
+            self._break_off(winner, up, detail, Verdict.CANCELLED)
+
+    def _progress_of(self, up: Upstream) -> int:
+        return up.bytes_in + self._sender.bytes_in
 
     # --- ending attempts ---
 

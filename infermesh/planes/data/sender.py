@@ -28,6 +28,14 @@ class RequestSender(Protocol):
         """Monotonic seconds by which the client wants the whole answer; inf: whenever it comes."""
 
     @property
+    def patience(self) -> float:
+        """How many head timeouts neither side needs to say a word for, while the request is not whole."""
+
+    @property
+    def bytes_in(self) -> int:
+        """How much of a request has come that is not whole from the start."""
+
+    @property
     def complete(self) -> bool:
         """Whether the asker has said all of its request."""
 
@@ -57,6 +65,8 @@ class Http1Sender:
     __slots__ = ()
     retryable: Final = frozenset({429, 500, 502, 503, 504})  # 429 is a target that is full.
     deadline: Final = math.inf
+    patience: Final = 1.0
+    bytes_in: Final = 0
     complete: Final = True
     repeatable: Final = True
 

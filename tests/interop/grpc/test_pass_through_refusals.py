@@ -37,7 +37,7 @@ def failed(client: Client, path: str, message: bytes = b"", **more: Any) -> grpc
         (INFER, b"\x0a\x00", (), Code.INVALID_ARGUMENT, "names no model"),
         (INFER, b"\x0b", (), Code.INVALID_ARGUMENT, "no protobuf"),
         ("/any.Service/Method", b"", (), Code.UNIMPLEMENTED, "x-infermesh-model"),
-        ("/infermesh.scoring.v1.ScoringService/ScoreTargets", b"", (), Code.UNIMPLEMENTED, "mesh port"),
+        ("/infermesh.scoring.v1.ScoringService/ScoreTargets", b"", (), Code.UNIMPLEMENTED, "no service"),
         ("Say", b"", (("x-infermesh-model", "nobody"),), Code.NOT_FOUND, "'nobody' does not exist"),
         ("Say", b"", (*OF_MODEL, ("x-infermesh-priority", "highest")), Code.INVALID_ARGUMENT, "x-infermesh-priority"),
         ("Say", b"", (*OF_MODEL, ("via", "1.1 edge")), Code.FAILED_PRECONDITION, "has passed node edge before"),

@@ -163,7 +163,7 @@ async def test_a_method_may_abort_with_details_also_from_a_nursery_of_its_own() 
 
 @pytest.mark.parametrize("whole_connection", [False, True])
 async def test_a_method_whose_nursery_receives_ends_quietly_when_its_client_goes(*, whole_connection: bool) -> None:
-    """One of its tasks is cancelled and another is told by `receive` that the call is over, in the same turn."""
+    """One of its tasks is cancelled and another, awake already, is told by `receive` that the call is over."""
     ended: list[BaseException] = []
 
     async def talk(requests: Receiver[BytesValue], responses: Sender[BytesValue], context: ServerContext) -> None:
@@ -184,6 +184,7 @@ async def test_a_method_whose_nursery_receives_ends_quietly_when_its_client_goes
         async with both.channel.stream(TALK) as call:
             await call.receive()
             [connection] = both.node.connections
+            await call.send(value(b"last words"))  # They wake the receiver in the turn of the end, which follows them.
             if whole_connection:
                 both.channel.close()
         await wait_until(lambda: ended, "the method has ended")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -89,3 +90,24 @@ async def test_when_the_peers_certificate_has_ended_its_connection_gets_nothing_
         assert here.pool.take_idle() is None
         await here.fetch(get())
         assert here.server.connections == 2
+
+
+async def test_whoever_waits_for_a_connection_that_times_out_is_told_that_too() -> None:
+    """It proves nothing of the peer, no matter who of them began to dial."""
+    # The kernel takes the connection, and nobody answers the handshake.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        late: list[bool] = []
+        async with running_reactor() as running:
+            limits = PoolLimits(connect_timeout_s=0.1)
+            secure = Trusting(trustme.CA())
+            pool = Http2Pool(listener.getsockname(), running.reactor, running.timers, limits=limits, secure=secure)
+
+            async def acquire() -> None:
+                with pytest.raises(ConnectFailed) as caught:
+                    await pool.acquire(trio.current_time() + 5)
+                late.append(caught.value.timed_out)
+
+            async with trio.open_nursery() as both:
+                both.start_soon(acquire)
+                both.start_soon(acquire)
+        assert late == [True, True]

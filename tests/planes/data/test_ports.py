@@ -110,7 +110,11 @@ def authority() -> trustme.CA:
 
 @asynccontextmanager
 async def port(
-    authority: trustme.CA | None = None, *, plaintext: bool = False, limits: ServerLimits | None = None
+    authority: trustme.CA | None = None,
+    *,
+    plaintext: bool = False,
+    h2c_upgrade: bool = True,
+    limits: ServerLimits | None = None,
 ) -> AsyncIterator[Port]:
     """A client port on its own, over TLS where there is an authority; at the end nothing of it may be left."""
     trusting = ssl.create_default_context()
@@ -131,7 +135,14 @@ async def port(
             handshake_timeout_s=1.0,
         )
         streams = PortStreams(said, HTTP2, calls=None, services=None)
-        made = ClientPort(parts, said, streams, tls=(lambda: context) if context else None, plaintext=plaintext)
+        made = ClientPort(
+            parts,
+            said,
+            streams,
+            tls=(lambda: context) if context else None,
+            plaintext=plaintext,
+            h2c_upgrade=h2c_upgrade,
+        )
         listener = Listener(
             listen("127.0.0.1", 0), made.serve, connections_max=100, turned_away=b"", on_turned_away=lambda: None
         )
@@ -254,6 +265,11 @@ async def test_an_upgrade_is_answered_over_http2_and_goes_on_there() -> None:
             await client.flush()
             assert bytes((await client.answer(1)).body) == b"2"
             assert bytes((await client.fetch("POST", "/", b"!")).body) == b"2!"
+
+
+async def test_an_upgrade_is_not_taken_where_it_is_switched_off() -> None:
+    async with port(h2c_upgrade=False) as served, await served.plain() as stream:
+        assert (await exchange(stream, UPGRADE)).endswith(b"1")
 
 
 async def test_an_upgrade_is_not_taken_over_tls(authority: trustme.CA) -> None:

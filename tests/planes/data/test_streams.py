@@ -132,3 +132,18 @@ async def test_a_stream_answered_at_its_head_leaves_nothing_and_is_not_waited_fo
         assert client.of(stream_id).reset is None
         assert served.connections[0]._lingering == {}
         assert served.streams[0]._reader is None
+
+
+async def test_a_call_that_never_became_one_is_refused_in_grpcs_words_and_told_when_to_come_back() -> None:
+    def refusing(stream: Http2ServerStream) -> StreamReader:
+        refuse_stream(stream, Refusal(503, "bodies_in_flight", "no room"))
+        return Deaf(stream)
+
+    async with serving(open_stream=refusing) as served, await H2Client.dial(served.address) as client:
+        call = await client.fetch("POST", "/any.Service/Do", headers=GRPC)
+        assert call.status == 200
+        assert (call.headers["grpc-status"], call.headers["grpc-message"]) == ("14", "no room")
+        assert call.headers["grpc-retry-pushback-ms"] == "1000"
+        request = await client.fetch("POST", "/v1/completions")
+        assert (request.status, request.headers["retry-after"]) == (503, "1")
+        assert json.loads(bytes(request.body))["error"]["code"] == "bodies_in_flight"

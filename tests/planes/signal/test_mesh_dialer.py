@@ -200,25 +200,6 @@ async def test_a_refused_dial_is_proof_and_one_that_nobody_answers_is_none(domai
         nursery.cancel_scope.cancel()
 
 
-async def test_a_dial_that_a_ping_began_and_nobody_answers_proves_nothing_either(domain: TrustDomain) -> None:
-    async with _node(domain) as node, trio.open_nursery() as nursery:
-        relay: TcpRelay = await nursery.start(serve_tcp_relay, node.served.address)
-        relay.mode = RelayMode.SILENT
-        dialer = node.dialer(address=relay.address, timing=DialTiming(dial_deadline_s=0.2))
-
-        async def ping() -> None:
-            with pytest.raises(StreamEnded):
-                await dialer.ping()
-
-        nursery.start_soon(ping)
-        await wait_until(lambda: dialer.sockets == 1, "the ping dials")
-        with pytest.raises(DialFailed) as caught:
-            async with dialer.subscribe(NOWHERE):
-                raise AssertionError("nobody shakes hands")
-        assert not caught.value.proven
-        nursery.cancel_scope.cancel()
-
-
 async def test_a_peer_without_the_service_is_no_dead_peer(domain: TrustDomain) -> None:
     async with _node(domain, services=[_Silent()]) as node:
         with pytest.raises(StreamEnded, match="UNIMPLEMENTED"):
