@@ -21,6 +21,7 @@ from infermesh.testing.mesh import Mesh
 from infermesh.testing.waiting import wait_until
 from tests.conversations.test_grpc_cancellation import HEADERS, INFER, MESSAGE, OF_MODEL, PATH, cast
 
+pytestmark = pytest.mark.slow
 KINDS = (Attempt, GrpcRequest, Http2ServerStream, Http2UpstreamStream, Inference, Run, _Call)
 
 

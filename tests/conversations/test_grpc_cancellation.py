@@ -58,13 +58,16 @@ class Runtime:
             nursery.cancel_scope.cancel()
 
     async def _answer(self, peer: H2Peer, stream: PeerStream) -> None:
-        if self.head_first:
+        if stream.reset is not None:
+            return
+        head_first = self.head_first
+        if head_first:
             await peer.send_headers(stream.stream_id, OK_HEAD)
             await peer.send_data(stream.stream_id, MESSAGE)
         await self.may_answer.wait()
         if stream.reset is not None or peer.over:
             return
-        if not self.head_first:
+        if not head_first:
             await peer.send_headers(stream.stream_id, OK_HEAD)
         await peer.send_data(stream.stream_id, MESSAGE)
         await peer.send_headers(stream.stream_id, [("grpc-status", "0")], end=True)

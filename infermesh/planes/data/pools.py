@@ -7,16 +7,23 @@ identity of whoever answers there is checked before the first request goes out: 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
 from infermesh.core.model.names import NodeId, TargetKey
 from infermesh.core.model.nodes import NodeState
 from infermesh.core.model.targets import RoutingView, Target
+from infermesh.net.http2 import CLIENT_CONFIG
 from infermesh.net.http2.pool import Http2Pool
 from infermesh.net.peer_tls import PeerTls
 from infermesh.net.pool import PoolLimits, UpstreamPool
 from infermesh.net.reactor import Reactor
 from infermesh.net.timers import Timers
 from infermesh.net.tls import HTTP2_ALPN, TlsEpoch
+from wire.limits import HTTP2_HEADER_BLOCK_BYTES_MAX
+
+# Heads of answers are as large as a runtime may send them, and what the node adds to them.
+_PEER_CONFIG: Final = replace(CLIENT_CONFIG, list_bytes_max=HTTP2_HEADER_BLOCK_BYTES_MAX)
 
 
 class Pools:
@@ -119,4 +126,4 @@ class Pools:
     def _grpc_pool(self, node: NodeId, address: tuple[str, int]) -> Http2Pool:
         assert self._epoch is not None
         secure = PeerTls(node, self._epoch, self._on_handshake_failed, alpn=HTTP2_ALPN)
-        return Http2Pool(address, self._reactor, self._timers, limits=self._limits, secure=secure)
+        return Http2Pool(address, self._reactor, self._timers, limits=self._limits, secure=secure, config=_PEER_CONFIG)

@@ -37,7 +37,25 @@ from infermesh.planes.data.serving import counted_refusals, refusing, serve_conn
 from infermesh.planes.data.streams import PortStreams, refuse_stream
 from infermesh.planes.data.writer import AnswerWriter
 from wire.errors import RemoteProtocolError
+from wire.http2 import Http2Config
+from wire.limits import HTTP2_HEADER_BLOCK_BYTES_MAX
 
+# What many clients do comes together on the connections between nodes: a thousand of them may cancel in one moment, and
+# whoever reads slowly is the router's to cut off. Heads are as large as a client's, and what the router adds to them.
+_CLIENTS: Final = 100
+_BUDGETS: Final = SERVER_CONFIG.abuse
+MESH_CONFIG: Final = replace(
+    SERVER_CONFIG,
+    list_bytes_max=HTTP2_HEADER_BLOCK_BYTES_MAX,
+    stalled_s=600.0,
+    abuse=replace(
+        _BUDGETS,
+        resets_received_max=_CLIENTS * _BUDGETS.resets_received_max,
+        own_resets_max=_CLIENTS * _BUDGETS.own_resets_max,
+        closed_frames_max=_CLIENTS * _BUDGETS.closed_frames_max,
+        window_updates_max=_CLIENTS * _BUDGETS.window_updates_max,
+    ),
+)
 _TLS_RECORD: Final = b"\x16"  # The first byte of a ClientHello; no request begins with it.
 
 
@@ -55,12 +73,11 @@ class PortParts:
 
 class _Port:
     name = ""
-    _extended_connect = False
 
-    def __init__(self, parts: PortParts) -> None:
+    def __init__(self, parts: PortParts, http2: Http2Config) -> None:
         self._parts = parts
         self._refuse = _counting(parts.metrics, self.name)
-        self._http2 = replace(SERVER_CONFIG, extended_connect=self._extended_connect)
+        self._http2 = http2
 
     def _connection(
         self, sock: socket.socket, answer: Answer, streams: Callable[[], PortStreams] | None
@@ -133,7 +150,6 @@ class _Port:
 
 class ClientPort(_Port):
     name = "client"
-    _extended_connect = True
 
     def __init__(
         self,
@@ -147,7 +163,7 @@ class ClientPort(_Port):
     ) -> None:
         """`tls`: makes it speak TLS to whoever begins with it; `plaintext`: others are served as well; `h2c_upgrade`: a
         request in plain text may ask for an answer over HTTP/2."""
-        super().__init__(parts)
+        super().__init__(parts, replace(SERVER_CONFIG, extended_connect=True, stalled_s=parts.limits.send_timeout_s))
         self._answer = refusing(self._upgrading(answer) if h2c_upgrade else answer)
         self._streams = streams
         self._tls = tls
@@ -218,7 +234,7 @@ class MeshPort(_Port):
         answer: Answer,
         streams: Callable[[PeerIdentity], PortStreams],
     ) -> None:
-        super().__init__(parts)
+        super().__init__(parts, MESH_CONFIG)
         self._epoch = epoch
         self._answer = refusing(answer)
         self._streams = streams

@@ -164,8 +164,10 @@ async def test_bodies_of_all_connections_have_a_bound_together(size: int, status
         await other.client.send_all(head % 700 + bytes(600))
         await wait_until(lambda: limits.bodies.held_bytes == 600, "the one body is kept")
         await held.client.send_all(head % size)
+        await wait_until(lambda: held.connection.bytes_in > 0, "its head was read alone")
         await held.client.send_all(bytes(size))
-        assert (await held.client.receive_some()).startswith(b"HTTP/1.1 %d " % status)
+        got = await held.client.receive_some()
+        assert got.startswith(b"HTTP/1.1 %d " % status), (got, held.refusals, held.connection.closed)
         assert [refusal.reason for refusal in held.refusals] == (["bodies_in_flight"] if status == 503 else [])
         assert limits.bodies.held_bytes == 600, "an answered request keeps nothing"
     assert limits.bodies.held_bytes == 0, "a lost one neither"
@@ -175,6 +177,7 @@ async def test_a_body_counts_until_its_request_has_been_answered() -> None:
     limits = ServerLimits()
     async with served(limits, answering=False) as held:
         await held.client.send_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n")
+        await wait_until(lambda: limits.bodies.held_bytes == 4, "a part of it is kept")
         await held.client.send_all(b"0\r\n\r\n")
         await wait_until(lambda: bool(held.requests), "it is under way")
         assert limits.bodies.held_bytes == 4
@@ -187,7 +190,8 @@ async def test_the_limit_of_a_body_is_of_its_payload_however_small_its_chunks(si
     async with served(ServerLimits(body_bytes_max=50_000)) as held:
         await held.client.send_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
         await held.client.send_all(b"1\r\nx\r\n" * size + b"0\r\n\r\n")
-        assert (await held.client.receive_some()).startswith(b"HTTP/1.1 %d " % status)
+        got = await held.client.receive_some()
+        assert got.startswith(b"HTTP/1.1 %d " % status), (got, held.refusals, held.connection.closed)
 
 
 @pytest.mark.parametrize(("size", "status"), [(1_000, 200), (1_001, 431)])
@@ -199,10 +203,11 @@ async def test_a_head_may_be_as_large_as_it_was_set(size: int, status: int, *, w
         if whole:
             await held.client.send_all(head)
         else:
-            for part in (head[:500], head[500:]):
-                await held.client.send_all(part)
-                await trio.testing.wait_all_tasks_blocked()
-        assert (await held.client.receive_some()).startswith(b"HTTP/1.1 %d " % status)
+            await held.client.send_all(head[:500])
+            await wait_until(lambda: held.connection.bytes_in == 500, "the first half was read alone")
+            await held.client.send_all(head[500:])
+        got = await held.client.receive_some()
+        assert got.startswith(b"HTTP/1.1 %d " % status), (got, held.refusals, held.connection.closed)
 
 
 async def test_a_slow_head_is_cut_at_its_time_however_many_bytes_trickle_in() -> None:
