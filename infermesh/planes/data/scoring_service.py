@@ -132,7 +132,7 @@ class ScoringService(ScoringServiceBase):
         waited_ms = (self._timers.now() - arrived_at) * 1e3
         match effect:
             case Admit():
-                self._leases[ticket] = _Lease(self, ticket)
+                self._leases[ticket] = _Lease(self, ticket, _node_of(context))
                 self._timers.arm(self._leases[ticket], self._timers.now() + rules.lease_s)
                 admitted = pb.Admitted(ticket=ticket, lease_s=rules.lease_s)
                 return pb.AdmitResponse(admitted=admitted, waited_ms=waited_ms)
@@ -156,7 +156,7 @@ class ScoringService(ScoringServiceBase):
             known = outcome.target in targets
             if known:
                 self._post(outcome)
-            if told.ticket and told.final and not self.release(told.ticket):
+            if told.ticket and told.final and not self._give_back(told.ticket, _node_of(context)):
                 known = False
             taken += known
         return pb.ReportOutcomeResponse(taken=taken, unknown=len(outcomes) - taken)
@@ -169,6 +169,11 @@ class ScoringService(ScoringServiceBase):
         self._timers.disarm(lease)
         self._frontend.gate.leave(ticket)
         return True
+
+    def _give_back(self, ticket: int, node: str) -> bool:
+        """A ticket is a small number, so only the node that was given it can give it back."""
+        lease = self._leases.get(ticket)
+        return lease is not None and lease.node == node and self.release(ticket)
 
     # --- reading what was asked ---
 
@@ -273,13 +278,18 @@ class _Waiter:
         """Nothing of it can have failed."""
 
 
+def _node_of(context: ServerContext) -> str:
+    return context.peer.node if context.peer is not None else ""
+
+
 class _Lease:
     """A ticket that is out."""
 
-    __slots__ = ("_service", "_ticket", "deadline", "timer")
+    __slots__ = ("_service", "_ticket", "deadline", "node", "timer")
 
-    def __init__(self, service: ScoringService, ticket: int) -> None:
+    def __init__(self, service: ScoringService, ticket: int, node: str) -> None:
         self._service = service
+        self.node = node  # Who was given it.
         self._ticket = ticket
         self.deadline = math.inf
         self.timer: Entry | None = None

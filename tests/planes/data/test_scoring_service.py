@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import NoReturn
 
 import pytest
@@ -29,11 +30,17 @@ FACTS = pb.RequestFacts(model=MODEL, prompt_bytes=4_000, output_tokens_max=100)
 OK = pb.Outcome(node="gpu-a", model=MODEL, verdict=pb.VERDICT_OK, first_byte_s=0.1, total_s=1.0)
 
 
+@dataclass(frozen=True)
+class _Peer:
+    node: str
+    trust_domain: str = "test.mesh"
+
+
 class _Context:
     """A call's context without a call."""
 
     path = "/test"
-    peer = None
+    peer: _Peer | None = _Peer("edge-2")
     metadata: Metadata = NO_METADATA
     deadline = math.inf
 
@@ -199,6 +206,19 @@ async def test_a_ticket_of_which_nothing_is_heard_is_given_back(trust: TrustDoma
         await wait_until(lambda: rig.inflight == 0, "its lease has run out")
         final = pb.Outcome(node="gpu-a", model=MODEL, verdict=pb.VERDICT_OK, ticket=admitted.ticket, final=True)
         assert await rig.report(final) == (0, 1)
+
+
+async def test_a_ticket_is_given_back_by_the_node_alone_that_was_given_it(trust: TrustDomain) -> None:
+    async with _rig(trust) as rig:
+        admitted = await rig.admitted()
+        final = pb.Outcome(node="gpu-a", model=MODEL, verdict=pb.VERDICT_OK, ticket=admitted.ticket, final=True)
+        report = pb.ReportOutcomeRequest(outcomes=[final])
+        stranger = _Context()
+        stranger.peer = _Peer("gpu-b")
+        assert (await rig.service.report_outcome(report, stranger)).taken == 0
+        assert rig.inflight == 1
+        assert (await rig.service.report_outcome(report, CALL)).taken == 1
+        assert rig.inflight == 0
 
 
 async def test_tickets_that_are_out_have_a_limit(trust: TrustDomain) -> None:
