@@ -29,7 +29,7 @@ def channel_to(place: str, folder: Path) -> grpc.Channel:
 
 def stubs_of(name: str) -> tuple[Any, Any]:
     """Messages and stubs of a service; made by the test, so that no checker knows them."""
-    module = f"infermesh.{name}.v1.{name}_pb2"
+    module = f"{name}_pb2"
     return importlib.import_module(module), importlib.import_module(f"{module}_grpc")
 
 

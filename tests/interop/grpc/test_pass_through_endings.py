@@ -286,7 +286,9 @@ async def test_the_books_are_closed_once_for_each_call(trust: TrustDomain) -> No
         records = mesh.mesh.router.node.telemetry.ledger
         await wait_until(lambda: all(record.ended_at for record in records.recent(10)), "all have ended")
         endings = [record.ending.value for record in records.recent(10) if record.ending is not None]
-        assert sorted(endings) == ["cancelled", "completed", "failed", "invalid"]
+        # Whose clock is first, the client's or the router's, says how the late one ended.
+        late = "failed" if "failed" in endings else "cancelled"
+        assert sorted(endings) == sorted(["cancelled", "completed", late, "invalid"])
 
 
 @pytest.mark.parametrize("name", ["Say", "Chat"])

@@ -27,8 +27,9 @@ ONE_SLOT = MeshPlan(gpus=[GpuPlan(engines=[EmulatorConfig(models=(MODEL,), profi
 def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What somebody in another project makes of our .proto files."""
     folder: Path = tmp_path_factory.mktemp("stubs")
-    files = [f"infermesh/{name}/v1/{name}.proto" for name in ("scoring", "state")]
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"--python_out={folder}"]
+    roots = [f"-I{PROTOS / 'infermesh' / name / 'v1'}" for name in ("scoring", "state")]
+    command = [sys.executable, "-m", "grpc_tools.protoc", *roots, f"--python_out={folder}"]
+    files = ["scoring.proto", "state.proto"]  # Flat: the folders would be a second package `infermesh`.
     subprocess.run([*command, f"--grpc_python_out={folder}", *files], check=True, timeout=60)
     return folder
 
