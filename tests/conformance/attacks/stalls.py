@@ -47,6 +47,7 @@ class Stall:
     """Where the port has to find out first which protocol it is; None: the same."""
     times: int = 1
     plain_only: bool = False
+    clients_only: bool = False  # Between nodes a stream may stand still for ten minutes: the slow client is a router's.
 
     def __str__(self) -> str:
         return self.play.__name__.replace("_", " ")
@@ -236,8 +237,8 @@ STALLS: Final = (
     Stall(sends_an_unknown_frame_in_drips, "header_block_timeout"),
     Stall(sends_no_body, "body_timed_out"),
     Stall(sends_a_body_in_drips, "body_timed_out"),
-    Stall(opens_no_window, "stream_error", times=_HELD),
-    Stall(opens_its_window_in_drips, "stream_error"),
+    Stall(opens_no_window, "stream_error", times=_HELD, clients_only=True),
+    Stall(opens_its_window_in_drips, "stream_error", clients_only=True),
     Stall(sends_a_head_of_http1_in_drips, "head_timed_out", plain_only=True),
     Stall(upgrades_and_says_nothing, "preface_timeout", plain_only=True),
 )
