@@ -202,10 +202,12 @@ def many_small_fields(peer: RawPeer) -> Iterator[bytes]:
 
 
 def header_lists_too_large(peer: RawPeer) -> Iterator[bytes]:
+    """More than the 64 KiB that nodes take of each other, 32 for each field counted, in a block of less than that."""
     block = peer.block(peer.fields())
-    large = not_kept(b"x", b"v" * 16_350)
+    part = not_kept(b"x", b"v" * 505) * 25
     for stream_id in range(1, 2 * _MANY, 2):
-        yield headers(stream_id, block, end=True, whole=False) + continuation(stream_id, large)
+        parts = [continuation(stream_id, part, whole=number == 4) for number in range(5)]
+        yield headers(stream_id, block, end=True, whole=False) + b"".join(parts)
 
 
 # --- streams ---

@@ -20,8 +20,6 @@ GROWTH_BYTES_MAX: Final = 8 * 2**20
 
 @pytest.mark.parametrize("flood", FLOODS, ids=str)
 async def test_a_flood_is_cut_with_its_reason_and_disturbs_nobody(victim: Victim, flood: Flood) -> None:
-    if victim.port.name.startswith("mesh") and flood.name == "header lists too large":
-        pytest.skip("the mesh port takes lists of 64 KiB: a client's, and what a router adds")
     counted = victim.counted(flood.reason)
     async with bystanders(victim.port):
         victim.reset_peak()
