@@ -135,13 +135,6 @@ _FROM_RESET: Final = {
     0xB: Code.RESOURCE_EXHAUSTED,  # ENHANCE_YOUR_CALM
     0xC: Code.PERMISSION_DENIED,  # INADEQUATE_SECURITY
 }
-_TO_RESET: Final = {
-    Code.UNAVAILABLE: 0x7,
-    Code.CANCELLED: _CANCEL,
-    Code.DEADLINE_EXCEEDED: _CANCEL,
-    Code.RESOURCE_EXHAUSTED: 0xB,
-    Code.PERMISSION_DENIED: 0xC,
-}
 
 
 def from_reset(error_code: int, *, deadline_passed: bool = False) -> Code:

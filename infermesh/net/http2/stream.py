@@ -142,10 +142,6 @@ class Http2Stream:
 
     # --- receiving ---
 
-    def owe(self, flow_bytes: int) -> None:
-        """So many bytes came; whoever consumes them calls `credit`."""
-        self._owed += flow_bytes
-
     def credit(self, flow_bytes: int) -> None:
         """So many bytes are consumed. After the end there is nothing left to give back."""
         if self.closed:
